@@ -1401,8 +1401,10 @@ class Gateway(Closing):
             )  # fmt: skip
         return write(file, sections)
 
-    def hand_over(self, path: str | os.PathLike[str], timeout: float = 10.0) -> int:
-        """Close the gateway for another process to go on with: `restore(path, resume=True)` there has its sessions, and its
+    def hand_over(
+        self, file: str | os.PathLike[str] | BinaryIO, timeout: float = 10.0, *, at_once: bool = False
+    ) -> int:
+        """Close the gateway for another process to go on with: `restore(file, resume=True)` there has its sessions, and its
         session logs go on with the same run, row numbers and open windows.
 
         Planes stop first. No session ends, and no window is closed. Without a successor, the next start of the logs covers
@@ -1410,11 +1412,14 @@ class Gateway(Closing):
 
         Parameters
         ----------
-        path
+        file
             As for `save`.
         timeout
             Seconds that the deliveries of all session logs may take, 0 to 10^9. Rows that are not delivered by then stay in
             the spool; without one they are lost, and counted.
+        at_once
+            True: wait for no delivery. What is in a spool is left to the other process at once, and a log without one goes on
+            delivering until timeout is over, which `end_handed_over` waits for.
 
         Returns
         -------
@@ -1426,17 +1431,22 @@ class Gateway(Closing):
         OSError
             The file cannot be written; the gateway is closed all the same.
         """
-        from natcore.state.saving import collect, write
+        from natcore.state.saving import write_handed_over
 
         timeout = check_number("timeout", timeout, 0, 1e9, unit="seconds")
         if not self._end_use():
             raise Error("the gateway is closed")
-        account = None if self._collector is None else self._collector.hand_over(timeout)
-        sections = collect(
-            self._core, self._arguments(), self._table.saved(), seeded=self._seed is not None, log_rows=account is None,
-            account=account,
-        )  # fmt: skip
-        return write(path, sections)
+        collector = self._collector
+        account = self._account if collector is None else collector.hand_over(timeout, at_once=at_once)
+        return write_handed_over(
+            file, self._core, self._arguments(), self._table.saved(), seeded=self._seed is not None, account=account
+        )
+
+    def end_handed_over(self) -> None:
+        """Wait for the deliveries that `hand_over(at_once=True)` did not wait for; rows that are not delivered then are lost,
+        and counted."""
+        if self._collector is not None:
+            self._collector.end_handed_over()
 
     @classmethod
     def restore(
@@ -1461,8 +1471,9 @@ class Gateway(Closing):
             passed.
         resume
             True: the session logs of a gateway that was handed over (`hand_over`) go on: the first log that is started has
-            its run and its open windows. The file is written anew without that, since it must not be done twice; so it must
-            be a path. False: logs that are started begin a run of their own.
+            its run and its open windows. It must not be done twice: a file given by its path is written anew without that, and
+            a copy of it does not go on; what a file object has is the caller's to give up. False: logs that are started begin a
+            run of their own.
         changes
             Arguments of Gateway that are others now; all but kind, framing, seed and epoch may be. With another number of
             workers or smaller tables sessions are placed anew. Sessions end that a policy cannot have: of another `mapping`
@@ -1484,15 +1495,11 @@ class Gateway(Closing):
         UntrustedFileError
             Another user may have written the file.
         """
-        from natcore.state.restoring import read_state, restore
+        from natcore.state.restoring import account_of, read_state, restore
 
         saved = read_state(file)
-        if resume and callable(getattr(file, "read", None)):
-            raise ConfigurationError("file must be a path with resume=True, got a file object")
         made = restore(cls, saved, gap=gap, wall=wall, entries=entries, changes=changes)
-        if resume and saved.settings.account is not None:
-            made.save(file)
-            made._account = saved.settings.account
+        made._account = account_of(saved, file, made) if resume else None
         return made
 
     def _arguments(self) -> dict[str, Any]:
@@ -1604,8 +1611,8 @@ class Gateway(Closing):
     def _parts(self) -> Parts:
         """For the package's own modules: natcore.internal.parts."""
         return Parts(
-            self._core, self._table, self._planes, self._collector, self._change_lock, self._one_at_a_time, self._follow,
-            self._settle, self._set_epoch_ns, self._advance_ns, self._become,
+            self._core, self._table, self._planes, self._controls, self._collector, self._change_lock, self._one_at_a_time,
+            self._follow, self._settle, self._set_epoch_ns, self._advance_ns, self._become,
         )  # fmt: skip
 
     def _forked(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -16,16 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from natcore import Gateway, Side, Verdict
+from natcore import Gateway, SnatEntry
 from natcore.demo.namespaces import Network
 from natcore.sinks import MemorySink
-from natcore.testing import craft
 from natcore.who.query import who
 from support.netns import SERVER, at, needs_root, ping, until
-from support.service import FakePlane, Told, run, service_of
+from support.service import FakePlane, Told, run, sends, service_of
 from support.service import file as file
-
-REMOTE = "198.51.100.7"
 
 
 @pytest.fixture
@@ -44,10 +42,6 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["number"])
 
 
-def udp(port: int, payload: int = 10) -> bytes:
-    return craft.ether(craft.udp(("10.0.0.1", port), (REMOTE, 53), bytes(payload)))
-
-
 def life(
     file: Path, monkeypatch: pytest.MonkeyPatch, *happenings: Callable[[Gateway], object], end: int = signal.SIGTERM
 ) -> Told:
@@ -60,15 +54,6 @@ def life(
     ]
     service.run()
     return told
-
-
-def sends(*ports: int, later: float = 1.0) -> Callable[[Gateway], object]:
-    def send(gateway: Gateway) -> None:
-        now = gateway.now + later
-        for port in ports:
-            assert gateway.translate_one(udp(port), Side.INSIDE, now)[0] is Verdict.OUTBOUND
-
-    return send
 
 
 def warned(told: Told) -> list[str]:
@@ -171,6 +156,11 @@ def test_a_file_that_is_no_state_is_set_aside_and_told(
     assert "is no saved state" in message
     assert (tmp_path / "nat.state.unusable").read_text() == "no state"
     assert dict(life(kept, monkeypatch, sends(1)))["restored"]["sessions"] == 1
+    for number in (1, 2):  # an earlier one stays
+        (tmp_path / "nat.state").write_text(f"no state either, {number}")
+        life(kept, monkeypatch, sends(1))
+        assert (tmp_path / f"nat.state.{number}.unusable").read_text() == f"no state either, {number}"
+    assert (tmp_path / "nat.state.unusable").read_text() == "no state"
 
 
 def test_snapshots_are_written_now_and_then(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,6 +191,24 @@ def test_handing_over_twice_or_resuming_twice_is_not_possible(tmp_path: Path) ->
         each.close()
     runs = [{batch.run for batch in sink.batches} for sink in sinks]
     assert not runs[0] & runs[1] or not (runs[0] and runs[1])
+
+
+def test_a_copy_of_the_file_begins_a_run_of_its_own(tmp_path: Path) -> None:
+    """Both gateways would give other rows the same names."""
+    path, copy = tmp_path / "nat.state", tmp_path / "copy.state"
+    first, own, copied = MemorySink(), MemorySink(), MemorySink()
+    with Gateway(max_sessions=10) as gateway:
+        gateway.add(SnatEntry("10.0.0.0/24", "198.18.0.100"))
+        gateway.start_session_log(first)
+        sends(1)(gateway)
+        gateway.hand_over(path)
+    shutil.copy(path, copy)
+    for place, sink in ((path, own), (copy, copied)):
+        with Gateway.restore(place, resume=True) as again:
+            again.start_session_log(sink)
+            sends(2)(again)
+    [before], [after], [other] = ({batch.run for batch in sink.batches} for sink in (first, own, copied))
+    assert before == after != other
 
 
 # ---- as a process, with traffic --------------------------------------------------------------------------------------

@@ -63,6 +63,28 @@ def test_the_unit_starts_reloads_and_stops_under_a_real_systemd(tmp_path: Path) 
 
 
 @needs_systemd
+def test_a_restart_by_natcore_makes_another_process_the_units_main_one(tmp_path: Path) -> None:
+    given = {"natcore": PROGRAM, "gateway.toml": FILE}
+    with systemd(tmp_path, {"natcore.service": unit_of(tmp_path)}, given, "natcore") as made:
+        made.run("systemctl", "start", "natcore")
+        before = int(made.show("natcore", "MainPID"))
+        for _ in range(2):
+            made.run("/bin/sh", "/srv/natcore", "restart")
+            process = int(made.show("natcore", "MainPID"))
+            assert process != before
+            before = process
+            assert state(made) == ("active", "running")
+            status = made.run("cat", f"/proc/{process}/status").stdout
+            assert "Uid:\t977\t" in status
+            assert f"CapEff:\t{(1 << 13 | 1 << 12):016x}" in status  # of a user: they were passed on
+            until(lambda: made.show("natcore", "StatusText") == "running, 1 entries")
+        until(lambda: made.run("ps", "-o", "pid=", "-u", "977").stdout.split() == [str(process)])
+        assert made.show("natcore", "NRestarts") == "0"
+        made.run("systemctl", "stop", "natcore")
+        assert state(made) == ("inactive", "dead") and made.show("natcore", "Result") == "success"
+
+
+@needs_systemd
 def test_a_bad_file_is_not_tried_again_and_a_missing_interface_is(tmp_path: Path) -> None:
     bad = FILE.replace("max_sessions = 1000", 'max_sessions = "many"')
     given = {"natcore": PROGRAM, "gateway.toml": bad, "late.toml": FILE.replace("lan0", "lan9")}

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from natcore import Gateway
+from natcore import Gateway, Side, Verdict
 from natcore.demo.namespaces import Network
+from natcore.plane.left_plane import LeftPlane
 from natcore.service.configuration_file import load
 from natcore.service.run import Service
+from natcore.testing import craft
 
 
 @pytest.fixture
@@ -61,11 +64,30 @@ class FakePlane:
     def stop(self) -> None:
         self.state = "stopped"
 
+    def leave(self) -> LeftPlane:
+        self.stop()
+        return LeftPlane(("fake", False, 1, 64), None, {})
+
     def __enter__(self) -> FakePlane:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+REMOTE = "198.51.100.7"
+
+
+def sends(*ports: int, later: float = 1.0) -> Callable[[Gateway], object]:
+    """What sends a UDP packet from each of these inside ports."""
+
+    def send(gateway: Gateway) -> None:
+        now = gateway.now + later
+        for port in ports:
+            packet = craft.ether(craft.udp(("10.0.0.1", port), (REMOTE, 53), bytes(10)))
+            assert gateway.translate_one(packet, Side.INSIDE, now)[0] is Verdict.OUTBOUND
+
+    return send
 
 
 Told = list[tuple[str, dict[str, Any]]]

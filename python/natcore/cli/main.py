@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -93,22 +94,31 @@ def run(
         level = check_choice("--log-level", log_level, lines.LEVELS)
     with failing(as_json, of_file=True):
         from natcore.internal import threads
-        from natcore.service import control, output, privileges
+        from natcore.service import control, output, privileges, stand_in
         from natcore.service.configuration_file import control_of, driver_of, load
         from natcore.service.run import Service
+        from natcore.service.succession import Predecessor
 
-        if _is_program:
-            control.join_group(control_of(file))
-        kept = privileges.confine(driver_of(file)) if _is_program else []  # before libraries start threads
-        settings = load(file, to_run=True)
-        threads.set_names("natcore")
-        line = lines.json_writer(level) if as_json else lines.text_writer(level, journal=lines.is_journal(os.environ))
-        with output.LineWriter(line) as write, output.logging_to(write):
-            for warning in settings.warnings:
-                write("warning", {"message": f"{settings.source}: {warning}"})
-            for reason in kept:
-                write("warning", {"message": f"not given up: {reason}"})
-            Service(settings, write).run()
+        predecessor = Predecessor.of_environment()
+        told = nullcontext() if predecessor is None else predecessor.telling()
+        with told:
+            if _is_program:
+                control.join_group(control_of(file))
+            kept = privileges.confine(driver_of(file)) if _is_program else []  # before libraries start threads
+            settings = load(file, to_run=True)
+            threads.set_names("natcore")
+            line = (
+                lines.json_writer(level) if as_json else lines.text_writer(level, journal=lines.is_journal(os.environ))
+            )
+            with output.LineWriter(line) as write, output.logging_to(write):
+                for warning in settings.warnings:
+                    write("warning", {"message": f"{settings.source}: {warning}"})
+                for reason in kept:
+                    write("warning", {"message": f"not given up: {reason}"})
+                service = Service(settings, write, predecessor)
+                service.run()
+        if _is_program and service.successor and not (service.notifier.is_heard or service.stand_in.is_there):
+            stand_in.become(service.successor, service.asked)
 
 
 @app.command()

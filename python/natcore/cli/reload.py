@@ -1,4 +1,4 @@
-"""The commands that change a running gateway's configuration: reload, and plan, which says what that would do."""
+"""The commands that change a running gateway's configuration: reload, and plan, which says what that would do; and restart."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ with extra("cli"):
 def add_to(app: typer.Typer) -> None:
     app.command("reload")(reload_file)
     app.command("plan")(plan)
+    app.command("restart")(restart)
 
 
 def reload_file(
@@ -59,6 +60,25 @@ def plan(
         else:
             done = _compare(old, file)
     _print(done, as_json)
+
+
+def restart(instance: Instance = None, as_json: Json = False) -> None:
+    """Let a new process take over from a running gateway: for an upgrade, or a file that a reload cannot put into force.
+
+    The new process starts beside the old one, reads the file, and takes over sessions, session logs and interfaces when it is
+    ready; packets wait for a moment. If it cannot, the old one goes on, and this says why.
+    """
+    with failing(as_json), asking(instance, timeout=None) as client:
+        list(client.ask("restart"))
+        done = client.summary
+    if as_json:
+        from natcore.cli import report
+
+        report.print_json({"ok": True, **done})
+    else:
+        say(
+            f"process {done['pid']} forwards, with {done['sessions']:,} sessions; packets waited {done['seconds']:.3f} s"
+        )
 
 
 def _ask(instance: str | None, file: Path | None, dry_run: bool) -> dict[str, Any]:

@@ -70,6 +70,11 @@ class Connection:
         return not self._waiting and self._answer is None and (self._closing or (self._ended and not self._has_line))
 
     @property
+    def is_settled(self) -> bool:
+        """Whether it is owed nothing."""
+        return not self._waiting and self._answer is None and not self._has_line
+
+    @property
     def _has_line(self) -> bool:
         return b"\n" in self._received
 

@@ -33,6 +33,7 @@ from natcore.errors import ControlError, Error
 from natcore.internal import threads
 from natcore.internal.closing import Closing
 from natcore.internal.exit_codes import ExitCode
+from natcore.internal.parts import parts_of
 from natcore.internal.validation import check_integer
 
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ class ControlServer(Closing):
         self._jobs: list[tuple[Job, bool]] = []  # and whether a writer asked
         self._counted: Counter[str] = Counter(dict.fromkeys(_COUNTERS, 0))
         self._paused_until = 0.0
-        self._closing = False
+        self._closing = self._retiring = False
+        self._retired = threading.Event()
         self._lock = threading.Lock()  # of the list of jobs, and of close()
         self._socket, self._path, self._made = socket_file.listen(path, number, mode)
         self._remove = weakref.finalize(self, socket_file.remove, self._path, self._made, os.getpid())
@@ -137,6 +139,27 @@ class ControlServer(Closing):
             requests_failed; too_long: requests; no_descriptor: the process had none left; clients (gauge).
         """
         return {**self._counted, "clients": len(self._connections)}
+
+    def retire(self) -> None:
+        """Take no more clients, and give the path free for another process's server; those that are there are served on, until
+        `close`. The gateway's end does not close it any more."""
+        gateway = self._gateway()
+        if gateway is not None:
+            with suppress(ValueError):
+                parts_of(gateway).controls.remove(self)
+        self._retiring = True
+        self._wake()
+        self._retired.wait(_CLOSE_SECONDS)
+
+    def answer_rest(self, timeout: float = _CLOSE_SECONDS) -> None:
+        """Wait until every request is answered, for a time; seconds."""
+        end = time.monotonic() + timeout
+        while (
+            time.monotonic() < end
+            and self._thread.is_alive()
+            and any(not each.is_settled for each in tuple(self._connections.values()))
+        ):
+            time.sleep(_PAUSE / 100)
 
     def close(self) -> None:
         """Drop all clients, and remove the file. Idempotent."""
@@ -175,6 +198,11 @@ class ControlServer(Closing):
         self._poll.close()
 
     def _turn(self) -> None:
+        if self._retiring and not self._retired.is_set():
+            self._poll.unregister(self._socket)
+            self._remove()
+            self._socket.close()
+            self._retired.set()
         for descriptor, events in self._poll.poll(self._sleep()):
             if descriptor == self._wake_fd:
                 with suppress(BlockingIOError):

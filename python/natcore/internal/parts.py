@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from natcore.api.gateway import Core
     from natcore.choices import EipBindMode
     from natcore.config import AnyEntry, Policy, Timeouts
+    from natcore.control.server import ControlServer
     from natcore.entries.changes import EntryTable
     from natcore.entries.table import Entry
     from natcore.gateway import Gateway
@@ -36,6 +37,7 @@ class Parts(NamedTuple):
     core: Core
     table: EntryTable
     planes: dict[Plane, PlaneCalls]  # those that run; a plane that ends leaves, in its own thread
+    controls: list[ControlServer]  # the gateway closes them at its end
     collector: Collector | None  # None: no session log was started yet
     change_lock: ChangeLock
     one_at_a_time: RLock

@@ -76,7 +76,7 @@ class Claim:
             os.close(descriptor)
 
     def _sign(self, descriptor: int) -> int:
-        """Write into the file whose it is."""
+        """Write this process's number into the file."""
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
         return descriptor

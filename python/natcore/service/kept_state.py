@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import itertools
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from natcore.errors import Error
 from natcore.gateway import Gateway
@@ -18,8 +20,17 @@ if TYPE_CHECKING:
 
 UNUSABLE = ".unusable"  # behind the name of a file that no gateway could be restored from
 SAVE_EVERY = 60.0
+SOON = 5.0  # seconds after a process has taken over: the file is another one's still
 
 Report = Callable[[str, dict[str, Any]], None]
+
+
+def restored(settings: Settings, file: Path | BinaryIO, *, resume: bool = True) -> Gateway:
+    """Return the gateway that a state has, with these settings. resume: its session logs go on. Raises Error, OSError."""
+    defaults = {name: each.default for name, each in inspect.signature(Gateway).parameters.items() if name != "epoch"}
+    arguments = {name: settings.gateway.get(name, default) for name, default in defaults.items()}
+    gap = (settings.state or {}).get("gap", "count")
+    return Gateway.restore(file, entries=settings.entries, gap=gap, wall=time.time(), resume=resume, **arguments)
 
 
 class KeptState:
@@ -28,7 +39,6 @@ class KeptState:
     def __init__(self, state: Mapping[str, Any], report: Report) -> None:
         self.path = Path(state["path"])
         self._every = float(state.get("save_every", SAVE_EVERY))
-        self._gap = state.get("gap", "count")
         self._report = report
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
@@ -40,7 +50,7 @@ class KeptState:
         except FileNotFoundError:
             pass
         except (Error, OSError) as error:
-            aside = self.path.with_name(self.path.name + UNUSABLE)
+            aside = self._unused_name()
             where = f"is {aside} now"
             try:
                 self.path.replace(aside)
@@ -49,28 +59,28 @@ class KeptState:
             self._report("warning", {"message": f"no session is kept: {error}; the file {where}"})
         return settings.make_gateway()
 
+    def _unused_name(self) -> Path:
+        """Return where a file that cannot be used is kept: an earlier one stays."""
+        names = (f"{self.path.name}{f'.{number}' if number else ''}{UNUSABLE}" for number in itertools.count())
+        return next(path for path in map(self.path.with_name, names) if not os.path.lexists(path))
+
     def _restore(self, settings: Settings) -> Gateway:
         began = time.monotonic()
-        defaults = {
-            name: each.default for name, each in inspect.signature(Gateway).parameters.items() if name != "epoch"
-        }
-        arguments = {name: settings.gateway.get(name, default) for name, default in defaults.items()}
-        gateway = Gateway.restore(
-            self.path, entries=settings.entries, gap=self._gap, wall=time.time(), resume=True, **arguments
-        )
-        sessions = gateway.counters()["sessions"]
+        gateway = restored(settings, self.path)
         took = round(time.monotonic() - began, 3)
-        self._report("restored", {"file": str(self.path), "sessions": sessions, "seconds": took})
+        self._report("restored", {"file": str(self.path), "sessions": gateway.counters()["sessions"], "seconds": took})
         return gateway
 
-    def start(self, gateway: Gateway) -> None:
-        """Save the gateway's state from now on, each `save_every` seconds."""
+    def start(self, gateway: Gateway, *, soon: bool = False) -> None:
+        """Save the gateway's state from now on, each `save_every` seconds. soon: for the first time in a few seconds."""
         if self._every:
-            self._thread = threads.start("natcore-state", self._run, gateway)
+            self._thread = threads.start("natcore-state", self._run, gateway, SOON if soon else self._every)
 
-    def _run(self, gateway: Gateway) -> None:
-        while not self._end.wait(self._every):
+    def _run(self, gateway: Gateway, first: float) -> None:
+        pause = min(first, self._every)
+        while not self._end.wait(pause):
             self._attempt(lambda: gateway.save(self.path))
+            pause = self._every
 
     def stop(self) -> None:
         """Write no more snapshots. Idempotent."""

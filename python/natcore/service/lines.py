@@ -29,7 +29,7 @@ def level_of(what: str, fields: Mapping[str, Any]) -> Level:
         return "info" if fields.get("plane") == "running" else "warning"
     if what == "delivery":
         return "info" if fields.get("state") == "Success" else "error"
-    if what == "reload":
+    if what in ("reload", "restart"):
         return "info" if fields.get("ok", True) else "error"
     return "warning" if what in ("event", "warning", "lost") else "info"
 

@@ -23,7 +23,7 @@ class Notifier:
         self, environment: Mapping[str, str] | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         given = os.environ if environment is None else environment
-        address = given.get("NOTIFY_SOCKET", "")
+        self._given = address = given.get("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._clock = clock
         self._watchdog = _watchdog_seconds(given)
@@ -37,6 +37,21 @@ class Notifier:
     def watchdog(self) -> float | None:
         """Seconds after which the manager takes the service for dead; None: it does not."""
         return self._watchdog
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether there is a manager that listens."""
+        return bool(self._address)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What another process needs to tell the same manager."""
+        told = {"NOTIFY_SOCKET": self._given} if self._address else {}
+        return told if self._watchdog is None else {**told, "WATCHDOG_USEC": str(round(self._watchdog * 1e6))}
+
+    def main_process(self, number: int) -> None:
+        """From now on the service's main process is another one."""
+        self._send(f"MAINPID={number}")
 
     def ready(self) -> None:
         """The service works, or works again after a reload."""

@@ -32,7 +32,7 @@ NEEDED = {  # capabilities, by the driver
 _VERSION = 0x20080522  # of capset: 64 capabilities
 
 # linux/prctl.h, linux/seccomp.h
-_CAPBSET_DROP, _SET_NO_NEW_PRIVS, _CAP_AMBIENT, _CLEAR_ALL = 24, 38, 47, 4
+_CAPBSET_DROP, _SET_NO_NEW_PRIVS, _CAP_AMBIENT, _CLEAR_ALL, _RAISE = 24, 38, 47, 4, 2
 _SET_FILTER, _ALL_THREADS = 1, 1
 _ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | errno.EPERM
 _LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
@@ -83,6 +83,17 @@ def confine(driver: str) -> list[str]:
     return failed if reason is None else [*failed, f"system calls: {reason}"]
 
 
+def pass_on() -> None:
+    """Let programs that this thread starts have its capabilities, as a successor needs: a user's are gone otherwise."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    permitted = _permitted()
+    if os.geteuid() == 0 or libc.capset(*_capabilities(permitted, permitted)):
+        return
+    for capability in _NUMBERS.values():
+        if permitted >> capability & 1:
+            libc.prctl(_CAP_AMBIENT, _RAISE, capability, 0, 0)
+
+
 def _kept(driver: str) -> set[int]:
     kept = {_NUMBERS[name] for name in NEEDED.get(driver, NEEDED["af_packet"])}
     return kept if _BPF not in kept or _last_capability() >= _BPF else kept - {_BPF, _PERFMON} | {_SYS_ADMIN}
@@ -106,10 +117,11 @@ def _permitted() -> int:
     return int(_status("CapPrm") or "0", 16)
 
 
-def _capabilities(kept: int) -> tuple[bytes, bytes]:
-    """Return capset's arguments: permitted and effective capabilities, none inheritable."""
+def _capabilities(kept: int, inheritable: int = 0) -> tuple[bytes, bytes]:
+    """Return capset's arguments: permitted and effective capabilities, and inheritable ones."""
     low, high = kept & 0xFFFFFFFF, kept >> 32
-    return struct.pack("=Ii", _VERSION, 0), struct.pack("=6I", low, low, 0, high, high, 0)
+    passed = inheritable & 0xFFFFFFFF, inheritable >> 32
+    return struct.pack("=Ii", _VERSION, 0), struct.pack("=6I", low, low, passed[0], high, high, passed[1])
 
 
 def _filter(libc: ctypes.CDLL, driver: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -18,12 +19,24 @@ from natcore.internal.parts import parts_of
 from natcore.metrics.health import LATE_SECONDS, Health
 from natcore.service import control
 from natcore.service.configuration_file import Settings, SettingsError, load
-from natcore.service.kept_state import KeptState
+from natcore.service.kept_state import KeptState, restored
 from natcore.service.notify import Notifier
 from natcore.service.reload import Planned, Reloaded, RestartError, carry_out, find, plan_of
+from natcore.service.stand_in import StandIn
+from natcore.service.succession import (
+    Estate,
+    Predecessor,
+    Restart,
+    SuccessionError,
+    Successor,
+    driver_of,
+    file_in_memory,
+    rehearse,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from natcore.control.server import ControlServer
+    from natcore.metrics.endpoint import Endpoint
     from natcore.plane.plane import Plane
     from natcore.sessionlog.session_log import SessionLog
 
@@ -46,12 +59,14 @@ class Service:
     settings: the file in force. logs: the running session logs by name; replaced, never changed, so that any thread may look.
     started: Unix seconds when forwarding began; None: not yet. last_reload_ok: of the last reload, True while there was none.
     last_reload_at: Unix seconds when the configuration in force was read. reloads, failed_reloads: how many there were.
-    reloading: one is under way. control: the control socket, if there is one.
+    reloading: one is under way. control: the control socket, if there is one. successor: the number of the process that has
+    taken over.
     """
 
-    def __init__(self, settings: Settings, report: Report) -> None:
+    def __init__(self, settings: Settings, report: Report, predecessor: Predecessor | None = None) -> None:
         """report: called with what happened ("restored", "started", "counters", "state", "delivery", "event", "reload",
-        "signal", "warning", "stopped") and its fields; it must not block or raise."""
+        "restart", "signal", "warning", "stopped") and its fields; it must not block or raise. predecessor: the process that
+        hands its gateway over to this one."""
         self.settings = settings
         self.logs: dict[str, SessionLog] = {}
         self.control: ControlServer | None = None
@@ -60,13 +75,19 @@ class Service:
         self.last_reload_at = time.time()
         self.reloads = self.failed_reloads = 0
         self.notifier = Notifier()
+        self.stand_in = StandIn()
         self.reloading = False
+        self.successor: int | None = None
+        self.asked: list[int] = []  # signals that are not answered yet
         self._file = settings.source
         self._reload_asked = threading.Event()
         self._reloader: threading.Thread | None = None
         self._report = report
+        self._predecessor = predecessor
+        self._restart: Restart | None = None  # that was asked for, once the successor is ready
         self._gateway: Gateway | None = None
         self._plane: Plane | None = None
+        self._endpoint: Endpoint | None = None
         self._stopping = self._handed_over = False
         self._states = _States()
 
@@ -85,28 +106,59 @@ class Service:
         return self._plane
 
     def run(self) -> None:
-        """Forward until SIGTERM, SIGINT or SIGQUIT. SIGUSR1 reports the counters, SIGHUP reloads the file.
+        """Forward until SIGTERM, SIGINT or SIGQUIT, or until a successor does. SIGUSR1 reports the counters, SIGHUP reloads the
+        file.
 
         In the main thread, once. Raises SettingsError, InterfaceError, or the error that ended a worker; the gateway is closed
         then as well.
         """
-        settings = self.settings
-        if settings.plane is None:
+        plane = self.settings.plane
+        if plane is None:
             raise SettingsError(
-                settings.source, "plane", None, "missing; `run` needs its inside and outside interfaces"
+                self.settings.source, "plane", None, "missing; `run` needs its inside and outside interfaces"
             )
-        asked: list[int] = []
-        with ExitStack() as stack, _signals(asked):
+        with self._signals():
+            estate = None
+            if self._predecessor is not None:
+                rehearse()
+                estate = self._predecessor.take(driver_of(plane))
+                if estate is None:
+                    return
+            while (estate := self._serve(self.asked, estate)) is not None:
+                pass
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Collect in `asked` the signals that would end the process: the logs' rows are delivered first. Once there is a
+        successor it stays so: they are that one's."""
+        before: dict[int, Any] = {}
+        for number in map(int, sorted(signal.valid_signals() - _LEFT_ALONE)):
+            handler = signal.getsignal(number)
+            if handler is signal.SIG_DFL or number in STOP | {signal.SIGHUP, signal.SIGUSR1}:
+                before[number] = handler
+                ours = signal.SIG_IGN if number in FROZEN else lambda number, _frame: self.asked.append(number)
+                signal.signal(number, ours)
+        try:
+            yield
+        finally:
+            for number, handler in before.items() if self.successor is None else ():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _serve(self, asked: list[int], estate: Estate | None) -> Estate | None:
+        """Forward until the end; return what to go on with after all, where a successor failed. estate: to begin with."""
+        settings = self.settings
+        assert settings.plane is not None
+        with ExitStack() as stack:
+            self._stopping = self._handed_over = False
             kept = None if settings.state is None else KeptState(settings.state, self._report)
-            made = settings.make_gateway() if kept is None else kept.make_gateway(settings)
-            self._gateway = gateway = stack.enter_context(made)
-            if kept is not None:
-                stack.callback(self._hand_over, kept)
+            self._gateway = gateway = stack.enter_context(self._make_gateway(stack, kept, estate))
+            stack.push(lambda _, error, __: self._keep(kept, error))
             self.logs = {each.name: each.start(gateway) for each in settings.logs}
-            self._plane = plane = stack.enter_context(gateway.forward(**settings.plane))
+            self._plane = plane = stack.enter_context(self._forward(gateway, settings.plane, estate))
             stack.callback(self._finish_reload)
+            self._tell_predecessor(estate)
             if kept is not None:
-                kept.start(gateway)
+                kept.start(gateway, soon=estate is not None)
             self.started = time.time()
             self.control, why_not = control.serve(self)
             digest = Digest()
@@ -117,8 +169,9 @@ class Service:
                 self._serve_metrics(stack, settings.metrics)
             if why_not:
                 self._report("warning", {"message": why_not})
+            stack.callback(self._call_off_restart)
             self.notifier.ready()
-            while not STOP & set(asked) and plane.state != "stopped":
+            while not STOP & set(asked) and plane.state != "stopped" and not self.stand_in.is_gone():
                 plane.wait(timeout=POLL)  # raises the error that ended a worker
                 while asked and asked[0] not in STOP:
                     self._answer(asked.pop(0))
@@ -127,6 +180,8 @@ class Service:
                     self._report("event", _fields(event))
                 self._report_states()
                 self._tell_manager()
+                if self._restart is not None:
+                    return self._hand_to(self._restart, kept)
             self.notifier.stopping()
             self._finish_reload()
             plane.stop()
@@ -136,21 +191,142 @@ class Service:
             if kept is None:
                 gateway.close()  # closes the open windows and writes their rows
             else:
-                self._hand_over(kept)  # they stay open for the next process
-            logs = {name: log.counters() for name, log in self.logs.items()}
-            self._report("stopped", {"counters": counters, "logs": logs})
+                self._keep(kept, None)  # they stay open for the next process
+            self._report_stopped(counters)
+        return None
 
-    def _hand_over(self, kept: KeptState) -> None:
+    def _report_stopped(self, counters: dict[str, int]) -> None:
+        self._report(
+            "stopped", {"counters": counters, "logs": {name: log.counters() for name, log in self.logs.items()}}
+        )
+
+    def _keep(self, kept: KeptState | None, error: BaseException | None) -> None:
         """Keep the sessions for the next process, whatever ends this one; once."""
         self._finish_reload()
-        if not self._handed_over:
+        if self._handed_over:
+            return
+        if self._predecessor is not None and self._predecessor.is_owed():
+            self._handed_over = True
+            with Estate(file_in_memory()) as estate:
+                self.gateway.hand_over(estate.state, at_once=True)
+                self._predecessor.give_back(estate, str(error))
+        elif kept is not None:
             self._handed_over = True
             kept.hand_over(self.gateway)
+
+    # ---- succession -------------------------------------------------------------------------------------------------
+
+    def _make_gateway(self, stack: ExitStack, kept: KeptState | None, estate: Estate | None) -> Gateway:
+        if estate is not None:
+            stack.enter_context(estate)
+            return restored(self.settings, estate.state, resume=estate.is_sure)
+        return self.settings.make_gateway() if kept is None else kept.make_gateway(self.settings)
+
+    def _forward(self, gateway: Gateway, interfaces: Mapping[str, Any], estate: Estate | None) -> Plane:
+        if estate is None or estate.plane is None:
+            return gateway.forward(**interfaces)
+        from natcore.plane.plane import Plane
+
+        return Plane(gateway, **interfaces, left=estate.plane)
+
+    def _tell_predecessor(self, estate: Estate | None) -> None:
+        """Say that this process forwards now, if that is owed to another one."""
+        if estate is None:
+            return
+        waited, sessions = round(time.monotonic() - estate.since, 3), self.gateway.counters()["sessions"]
+        if self._predecessor is not None and self._predecessor.is_owed():
+            self._predecessor.forwards(seconds=waited, sessions=sessions)
+            gc.enable()
+        self._report("restored", {"file": None, "sessions": sessions, "seconds": waited})
+
+    def restart(self) -> dict[str, Any]:
+        """Let a new process of the same command take over, with the file as it is now; by any thread but the main one.
+
+        Return its number (pid), how many sessions it has, and the seconds that packets waited. Raises SuccessionError: it did
+        not take over, and this process goes on.
+        """
+        with self._alone():
+            try:
+                told = self._restarted()
+            except SuccessionError as error:
+                self._report("restart", {"ok": False, "error": str(error)})
+                raise
+            self._report("restart", {"ok": True, **told})
+            return told
+
+    def _restarted(self) -> dict[str, Any]:
+        environment = self.notifier.environment or self.stand_in.environment
+        with Successor(environment) as successor:
+            successor.wait_ready(driver_of(self.settings.plane or {}))
+            self._restart = asked = Restart(successor)
+            if self._stopping:
+                self._call_off_restart()
+            return asked.wait()
+
+    def _call_off_restart(self) -> None:
+        asked, self._restart = self._restart, None
+        if asked is not None:
+            asked.fail(SuccessionError("the service stops"))
+
+    def _hand_to(self, asked: Restart, kept: KeptState | None) -> Estate | None:
+        """Hand everything to the successor; None: it forwards, and this process ends. Else return what to go on with."""
+        self._restart = None
+        self._finish_reload()
+        if kept is not None:
+            kept.stop()
+        if self._endpoint is not None:
+            self._endpoint.stop()
+        before = self.control
+        if before is not None:
+            before.retire()
+        estate = Estate(file_in_memory(), since=time.monotonic())
+        try:
+            counters, told = self._give(asked.successor, estate)
+        except SuccessionError as error:
+            asked.fail(error)
+            estate.is_sure = error.is_sure
+            estate.state.seek(0)
+            return estate
+        except BaseException as error:
+            asked.fail(error)
+            raise
+        else:
+            estate.close()
+            self.successor = asked.successor.pid
+            self.notifier.main_process(self.successor)
+            asked.successor.appoint()
+            asked.succeed({"pid": self.successor, "sessions": told["sessions"], "seconds": told["seconds"]})
+            self.gateway.end_handed_over()
+            self._report_stopped(counters)
+            return None
+        finally:
+            if before is not None:
+                before.answer_rest()
+                before.close()
+
+    def _give(self, successor: Successor, estate: Estate) -> tuple[dict[str, int], dict[str, Any]]:
+        """Stop, and give the estate, which is filled here; return the last counters, and what the successor says.
+
+        Raises SuccessionError: it does not forward; the estate is what to go on with.
+        """
+        estate.plane = self.plane.leave()
+        counters = self.gateway.counters() | self.plane.counters()
+        self._handed_over = True
+        self.gateway.hand_over(estate.state, at_once=True)
+        successor.give(estate)
+        estate.plane.close()  # from here on these are the successor's
+        estate.plane = None
+        returned, told = successor.wait_forwarding()
+        if returned is not None:
+            estate.state.close()
+            estate.state = returned.state
+            raise SuccessionError(str(told.get("reason", "it gave the gateway back")))
+        return counters, told
 
     def _serve_metrics(self, stack: ExitStack, settings: Mapping[str, Any]) -> None:
         from natcore.metrics.endpoint import Endpoint
 
-        endpoint = stack.enter_context(Endpoint(self.gateway, **settings, service=self))
+        self._endpoint = endpoint = stack.enter_context(Endpoint(self.gateway, **settings, service=self))
         self._report("metrics", {"listen": endpoint.address})
 
     def _tell_manager(self) -> None:
@@ -268,23 +444,6 @@ class _States:
         before = self._last.get(name, first)
         self._last[name] = state
         return before is not None and before != state
-
-
-@contextmanager
-def _signals(asked: list[int]) -> Iterator[None]:
-    """Collect in the list the signals that would end the process: the logs' rows are delivered first."""
-    before: dict[int, Any] = {}
-    for number in map(int, sorted(signal.valid_signals() - _LEFT_ALONE)):
-        handler = signal.getsignal(number)
-        if handler is signal.SIG_DFL or number in STOP | {signal.SIGHUP, signal.SIGUSR1}:
-            before[number] = handler
-            ours = signal.SIG_IGN if number in FROZEN else lambda number, _frame: asked.append(number)
-            signal.signal(number, ours)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _destination(log: Any) -> dict[str, Any]:

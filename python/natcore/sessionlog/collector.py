@@ -124,6 +124,7 @@ class Account(NamedTuple):
     facts: int
     entries: tuple[int, ...]
     logs: tuple[str, ...]
+    inode: int = 0
 
 
 class Collector:
@@ -321,21 +322,32 @@ class Collector:
         with self._control:
             return self._stop(self._logs, timeout, CLOSED if ended else 0)
 
-    def hand_over(self, timeout: float = 10.0) -> Account | None:
+    def hand_over(self, timeout: float = 10.0, *, at_once: bool = False) -> Account | None:
         """End every log within `timeout` s, with open windows left open: another process goes on with them, and with the
-        account that is returned. No packet may come any more. None: no log runs.
+        account that is returned. No packet may come any more. None: no log runs; one that
+        was handed over, and with which none has gone on, is returned as it was.
 
         What is not delivered stays in the spools, which have no end mark: without a successor, a gap row covers them.
+        at_once: what is in a spool is left to the other process, and logs without a spool deliver in the time that they have
+        until `end_handed_over`; unless only one log may have their destination.
         """
         self._check_caller(self._logs)
         with self._control:
             if not self._logs:
-                return None
+                return self._resumed
             self.beat()
             names = tuple(log.name for log in self._logs)
-            self._stop(self._logs, timeout, handed_over=True)
+            later = [log for log in self._logs if at_once and not log.has_spool and not _is_claimed(log.sink)]
+            soon = [log for log in self._logs if at_once and log.has_spool]
+            self._stop(self._logs, timeout, handed_over=True, soon=soon, later=later)
             entries = {key[1] for key in self._logged if key[0] == 0}
             return Account(self.run, self._core.next_number, self._facts, tuple(sorted(entries)), names)
+
+    def end_handed_over(self) -> None:
+        """Wait for the logs that `hand_over` left delivering, in their time."""
+        with self._control:
+            for log in tuple(self._intakes):
+                self._finish(log)
 
     def step(self) -> int:
         """Take what is in the ring and give it to the logs; -> rows taken. Nothing is taken while no log runs."""
@@ -553,10 +565,14 @@ class Collector:
             with self._draining:
                 self._drain()
 
-    def _stop(self, logs: tuple[SessionLog, ...], timeout: float, flags: int = 0, *, handed_over: bool = False) -> int:
+    def _stop(
+        self, logs: tuple[SessionLog, ...], timeout: float, flags: int = 0, *, handed_over: bool = False,
+        soon: Collection[SessionLog] = (), later: Collection[SessionLog] = (),
+    ) -> int:  # fmt: skip
+        """soon: these have no time; later: these are not waited for."""
         if not logs:
             return 0
-        deadline = self._clock() + timeout
+        now = self._clock()
         if not handed_over:
             self._close_windows()
         made_ns, complete_ns = self._core.now_ns, self._core.complete_ns
@@ -571,8 +587,8 @@ class Collector:
         if not self._logs:
             self._stop_thread()
         for log in logs:  # all at once: one that hangs does not take the others' time
-            self._intakes[log].begin_stop(deadline, handed_over)
-        return sum(self._finish(log) for log in logs)
+            self._intakes[log].begin_stop(now if log in soon else now + timeout, handed_over)
+        return sum(self._finish(log) for log in logs if log not in later)
 
     def _check_caller(self, logs: tuple[SessionLog, ...]) -> None:
         for log in logs:
@@ -631,6 +647,11 @@ class Collector:
         if callable(claim):
             with suppress(OSError):
                 claim(f"session log {name} of gateway {self._identity.instance}")
+
+
+def _is_claimed(sink: Sink) -> bool:
+    """Return whether only one log may have the sink's destination at a time."""
+    return callable(getattr(sink, "claim", None))
 
 
 def check_sink(sink: Sink, billing: str, region: str | None) -> None:

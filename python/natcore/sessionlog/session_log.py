@@ -200,6 +200,11 @@ class SessionLog:
         return self._sender.delivery_type
 
     @property
+    def has_spool(self) -> bool:
+        """Whether rows that are not delivered wait on disk, for another process too."""
+        return self._spool is not None or self._unopened is not None
+
+    @property
     def destination(self) -> dict[str, str]:
         """What identifies the destination: for "sls" its endpoint, project, logstore and region."""
         return dict(self._sender.destination)
@@ -432,11 +437,12 @@ class SessionLog:
         return None if self._sender.has_answer else f"no answer within {timeout:g} s"
 
     def _begin_stop(self, deadline: float, handed_over: bool = False) -> None:
-        """Nothing more is accepted; what waits is sent at once, however small the batch, until `deadline`."""
+        """Nothing more is accepted; what waits is sent at once, however small the batch, until `deadline`. handed_over: another
+        process goes on, and what waits is left to it if the deadline is now."""
         self._deadline, self._handed_over = deadline, handed_over
         self._stopping = True
         self._ending.set()
-        self._sender.hurry()
+        self._sender.hurry(not handed_over or deadline > self._clock())
         self._wake()
 
     def _finish_stop(self) -> int:

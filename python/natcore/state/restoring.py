@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from natcore.gateway import Gateway
+    from natcore.sessionlog.collector import Account
     from natcore.state.placing import Tables
 
 Made = TypeVar("Made", bound="Gateway")
@@ -159,6 +160,18 @@ def restore(
     if entries is not None or settled != (made.policy, made.timeouts, made.eip_bind_mode):
         parts.become(entries, *settled)
     return made
+
+
+def account_of(saved: SavedGateway, file: str | os.PathLike[str] | BinaryIO, made: Gateway) -> Account | None:
+    """Return the account that the session logs of a restored gateway go on with, which is taken out of the file; None: there is
+    none, or the file is a copy: its rows would have names that others have."""
+    account = saved.settings.account
+    if account is None or callable(getattr(file, "read", None)):
+        return account
+    path = Path(check_path("file", file))
+    is_copy = path.stat().st_ino != account.inode
+    made.save(path)
+    return None if is_copy else account
 
 
 def _wanted(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

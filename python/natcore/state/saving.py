@@ -57,7 +57,7 @@ def collect(
             for number, count in enumerate(own)
         ):
             break
-    sections: dict[Key, Bytes] = {(SETTINGS, 0): np.frombuffer(encode(arguments, entries, account), np.uint8)}
+    sections: dict[Key, Bytes] = {(SETTINGS, 0): settings_of(arguments, entries, account)}
     for worker, own in enumerate(counts):
         for number, count in enumerate(own):
             name = SECTIONS[number][0]
@@ -76,14 +76,42 @@ def _touched(size: int) -> Bytes:
     return made
 
 
-def write(file: str | os.PathLike[str] | BinaryIO, sections: Mapping[Key, Bytes]) -> int:
-    """Write sections into a file; return how many bytes it has."""
+def settings_of(arguments: Mapping[str, Any], entries: SavedEntries, account: Account | None) -> Bytes:
+    """Return the rows of the section of settings."""
+    return np.frombuffer(encode(arguments, entries, account), np.uint8)
+
+
+def write_handed_over(
+    file: str | os.PathLike[str] | BinaryIO,
+    core: Core,
+    arguments: Mapping[str, Any],
+    entries: SavedEntries,
+    *,
+    seeded: bool,
+    account: Account | None,
+) -> int:
+    """Write a state for another process to go on with; return how many bytes it has. account: of the session logs."""
+    sections = collect(core, arguments, entries, seeded=seeded, log_rows=account is None, account=account)
+    if account is None:
+        return write(file, sections)
+    return write(file, sections, sign=lambda inode: settings_of(arguments, entries, account._replace(inode=inode)))
+
+
+def write(
+    file: str | os.PathLike[str] | BinaryIO,
+    sections: Mapping[Key, Bytes],
+    *,
+    sign: Callable[[int], Bytes] | None = None,
+) -> int:
+    """Write sections into a file; return how many bytes it has. sign: makes the settings of a file's inode, given a path."""
     parts = written(sections, version("natcore"))
     if callable(getattr(file, "write", None)):
         if isinstance(file, io.TextIOBase):
             raise ConfigurationError(f"file must be opened for bytes, got {show(file)}")
         return _write_all(parts, lambda part: _write_whole(file, part))  # type: ignore[arg-type]
     with files.replaced(Path(check_path("file", file)), private=False) as opened:
+        if sign is not None:
+            parts = written({**sections, (SETTINGS, 0): sign(os.fstat(opened.fileno()).st_ino)}, version("natcore"))
         return _write_all(parts, lambda part: files.write_all(opened.fileno(), part))
 
 

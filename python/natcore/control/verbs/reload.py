@@ -1,8 +1,10 @@
-"""The verb that puts a changed configuration file into force, or says what it would do."""
+"""The verbs that put a changed configuration file into force, or say what that would do; and let a new process take over."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 from natcore.control.verb import Answer, Context, verb
 from natcore.errors import ControlError
@@ -28,3 +30,9 @@ def reload(context: Context, *, file: str | None = None, dry_run: bool = False) 
     for step in done.steps:
         yield asdict(step)
     return {name: value for name, value in done.as_dict().items() if name != "steps"}
+
+
+@verb("restart", changes=True)
+def restart(context: Context) -> Mapping[str, Any]:
+    """Let a new process of the same command go on with the gateway; what was asked for is done when that one forwards."""
+    return dict(context.require_service().restart())
