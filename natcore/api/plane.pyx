@@ -429,7 +429,8 @@ cdef class PlaneLoop:
             own = {**own, "ring_drops": own.get("ring_drops", 0) + tap.counters()["ring_drops"]}
         passed = own.get("left_to_kernel", 0)               # counted by a driver that does not deliver them
         return {**own, "left_to_kernel": passed + load_relaxed64(&interface.left_to_kernel),
-                "arp_answered": load_relaxed64(&interface.arp_answered), "unresolved": load_relaxed64(&interface.unresolved)}
+                "arp_answered": load_relaxed64(&interface.arp_answered), "unresolved": load_relaxed64(&interface.unresolved),
+                "fenced": load_relaxed64(&interface.fenced)}
 
     @property
     def turned_ns(self) -> int:

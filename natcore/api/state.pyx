@@ -7,9 +7,9 @@ from natcore.api.workers cimport Workers
 from natcore.nat.fragment_state cimport give_datagrams, take_datagrams
 from natcore.workers.state_restore cimport key_set, take_gateway, take_held_down, take_rows, take_worker
 from natcore.workers.state_rows cimport (
-    SECTION_GATEWAY, SECTION_ROWS, SECTIONS, Damage, GatewayState, Later, Rows, row_bytes,
+    SECTION_GATEWAY, SECTION_ROWS, SECTION_WORKER, SECTIONS, Damage, GatewayState, Later, Rows, row_bytes,
 )
-from natcore.workers.state_save cimport expect_rows, give_gateway, give_rows, give_worker
+from natcore.workers.state_save cimport expect_rows, give_counters, give_gateway, give_rows, give_worker
 from natcore.workers.worker cimport Shared, Worker
 from natcore.base.compiler cimport exchange, store_release
 from natcore.base.spinlock cimport wait_turn
@@ -33,15 +33,19 @@ cdef class State:
         """[bytes of a row, by section]"""
         return [row_bytes(section) for section in range(SECTIONS)]
 
-    def expected(self):
-        """[[rows that each section has now, by section], by worker]; those of the gateway are the first worker's."""
+    def expected(self, bint tables=True):
+        """[[rows that each section has now, by section], by worker]; those of the gateway are the first worker's. tables: as
+        for copy."""
         cdef uint32_t w, i
         cdef Rows* rows = new_rows(self.shared.count)
         try:
             with nogil:
                 self.workers.lock()
                 for w in range(self.shared.count):
-                    expect_rows(self.shared.workers[w], &rows[w * SECTIONS])
+                    if tables:
+                        expect_rows(self.shared.workers[w], &rows[w * SECTIONS])
+                    else:
+                        rows[w * SECTIONS + SECTION_WORKER].capacity = 1
                 give_gateway(self.worker, rows, False)
                 give_datagrams(self.worker, rows)
                 self.workers.unlock()
@@ -52,11 +56,12 @@ cdef class State:
         finally:
             free(rows)
 
-    def copy(self, list buffers not None, bint seeded, bint log_rows):
+    def copy(self, list buffers not None, bint seeded, bint log_rows, bint tables=True):
         """Copies everything at one moment into arrays, [[array of each section], by worker], and returns how many rows there
         are, likewise; more than an array has place for: nothing of it is usable, and a larger one is needed.
 
         Packets wait meanwhile. seeded: with the state of the random numbers. log_rows: with the rows that wait to be drained.
+        tables: False: of the workers' sections only the counters.
         """
         cdef uint32_t w, i
         cdef Rows* rows = new_rows(self.shared.count)
@@ -66,7 +71,10 @@ cdef class State:
                 begin_reading(&self.log_rows.reading)
                 self.workers.lock()
                 for w in range(self.shared.count):
-                    give_worker(self.shared.workers[w], &rows[w * SECTIONS])
+                    if tables:
+                        give_worker(self.shared.workers[w], &rows[w * SECTIONS])
+                    else:
+                        give_counters(self.shared.workers[w], &rows[w * SECTIONS])
                 give_gateway(self.worker, rows, seeded)
                 give_datagrams(self.worker, rows)
                 if log_rows:

@@ -27,6 +27,7 @@ cdef struct Interface:          # of a plane: its numbers are indices in Loop.in
     Neighbours neighbours
     uint64_t left_to_kernel     # frames not for the gateway: not IPv4, or for the host's own addresses
     uint64_t arp_answered
+    uint64_t fenced             # frames that came while the gateway may not translate
     uint64_t unresolved         # packets with a next hop that did not answer, or with too many frames pending for it
 
 cdef struct ResolveRequest:               # request to resolve a neighbour

@@ -19,7 +19,7 @@ from natcore.io.pending_frames cimport (
 from natcore.io.arp cimport ARP_FRAME_BYTES, arp_announce, arp_reply, arp_requested_address
 from natcore.frame cimport FRAME_CROSSING, FRAME_CSUM_PARTIAL, FRAME_GSO, FRAME_UNFINISHED
 from natcore.base.compiler cimport (
-    bswap16, bswap32, count_up, load_acquire, load_relaxed, store_relaxed, store_relaxed64, store_release,
+    bswap16, bswap32, count_up, load_acquire, load_relaxed, load_relaxed64, store_relaxed, store_relaxed64, store_release,
     unlikely,
 )
 from natcore.base.sentinels cimport NONE
@@ -91,6 +91,12 @@ cdef void drain_fd(int fd) noexcept nogil:
 cdef uint64_t clock_of(const Loop* loop) noexcept nogil:
     """The gateway's clock, ns."""
     return <uint64_t>(<int64_t>monotonic_ns() + loop.offset_ns)
+
+
+cdef inline bint is_fenced(const Loop* loop) noexcept nogil:
+    """Whether another gateway may translate now in place of this one (python/natcore/peer/lease.py)."""
+    cdef uint64_t fence_ns = load_relaxed64(&loop.worker.shared.fence_ns)
+    return unlikely(fence_ns != 0) and monotonic_ns() >= fence_ns
 
 
 # ---- out -------------------------------------------------------------------------------------------------------------
@@ -411,7 +417,9 @@ cdef uint32_t serve(Loop* loop, Interface* interface, Device* device, uint32_t b
     if device == NULL or interface.device == NULL:
         return 0
     arrived = device.receive(device, loop.arrivals, budget if budget < BATCH else BATCH)
-    if arrived:
+    if arrived and is_fenced(loop):
+        count_up(&interface.fenced, 0 if tapped else arrived)
+    elif arrived:
         lock_for_batch(loop.worker)
         now_ns = clock_of(loop)
         now_ms = <uint32_t>(now_ns // 1000000)
@@ -453,6 +461,8 @@ cdef void run_timers(Loop* loop) noexcept nogil:
     if now_ns - loop.timers_ns < TIMERS_NS and not load_acquire(&loop.learned):
         return
     loop.timers_ns = now_ns
+    if is_fenced(loop):                 # ARP announces nothing, and nothing that waits is sent
+        return
     lock_for_batch(loop.worker)
     tick(loop.worker, now_ns)
     if loop.pending.frames:

@@ -2,8 +2,8 @@
 from libc.stdint cimport int16_t, uint8_t, uint32_t
 
 from natcore.packet.parse cimport Packet, wire_bytes, wire_packets
-from natcore.tables.sessions cimport OUT, Session, class_of, session_count, window_roll
-from natcore.tables.tcp_state cimport REFRESH_BY_POLICY, TCP_STEADY, ahead, tcp_step
+from natcore.tables.sessions cimport OUT, Session, class_of, note_change, session_count, window_roll
+from natcore.tables.tcp_state cimport REFRESH_BY_POLICY, TCP_STATE, TCP_STEADY, ahead, tcp_step
 from natcore.frame cimport Frame
 from natcore.base.compiler cimport bswap32, either, likely, unlikely
 from natcore.workers.worker cimport Clock, Worker
@@ -41,11 +41,15 @@ cdef inline void account(Worker* worker, uint32_t slot, uint32_t direction, cons
     cdef Session* session = &worker.sessions.hot[slot]
     cdef const TcpHeader* segment = segment_of(packet)
     cdef uint32_t refresh = REFRESH_BY_POLICY
+    cdef uint8_t state, timeout_class
     if likely(is_steady(session, segment)):
         session.end[direction] += ahead(bswap32(segment.sequence) + packet.payload, session.end[direction])
         session.ack[direction] += ahead(bswap32(segment.acknowledgement), session.ack[direction])
     else:
+        state, timeout_class = session.state, session.timeout_class
         refresh = account_other(session, &worker.sessions.syn[2 * <size_t>slot], direction, packet)
+        if (session.state ^ state) & TCP_STATE or session.timeout_class != timeout_class:
+            note_change(&worker.sessions, slot)
     if unlikely(<int16_t>(now.seconds - session.window_end) >= 0):
         window_roll(&worker.sessions, slot, now.ns)
     # Without a branch on the direction: REFRESH_ALWAYS (2) refreshes, REFRESH_NEVER (0) does not; REFRESH_BY_POLICY (1) does,

@@ -106,6 +106,9 @@ cdef uint32_t subscriber_find(const Mappings* table, uint32_t ip) noexcept nogil
 cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* pool, uint32_t now_ms) noexcept nogil
 cdef uint32_t mapping_open_static(Mappings* table, const MappingKey* key, uint32_t entry, uint32_t outside_ip,
                                   uint16_t outside_port, uint32_t address) noexcept nogil
+cdef uint32_t mapping_open_given(Mappings* table, const MappingKey* key, uint32_t entry, uint32_t address,
+                                 uint16_t outside_port, uint32_t now_ms) noexcept nogil
+cdef void mapping_remove(Mappings* table, uint32_t number, uint32_t now_ms) noexcept nogil
 cdef void mapping_close(Mappings* table, uint32_t number, uint32_t until_ms, uint32_t now_ms) noexcept nogil
 cdef uint32_t mapping_at(const Mappings* table, uint32_t address, uint32_t space, uint32_t port) noexcept nogil
 cdef void subscribers_reap(Mappings* table, uint32_t lines, uint32_t now_ms) noexcept nogil

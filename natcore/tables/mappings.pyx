@@ -423,6 +423,30 @@ cdef uint32_t mapping_open_static(Mappings* table, const MappingKey* key, uint32
     return insert_mapping(table, key, entry, outside_ip, outside_port, address, NONE)
 
 
+cdef uint32_t mapping_open_given(Mappings* table, const MappingKey* key, uint32_t entry, uint32_t address,
+                                 uint16_t outside_port, uint32_t now_ms) noexcept nogil:
+    """Opens a mapping with the outside endpoint (port big-endian) that another gateway has allocated for it, and pairs its
+    subscriber as that one did; the caller gives it its port. NONE: probe limit reached. Slots for mapping and subscriber must be
+    free."""
+    cdef uint32_t who = subscriber_join(table, key.inside_ip), number
+    cdef Subscriber* subscriber
+    assert_held(table.lock, "mappings: mapping_open_given")
+    if who == NONE:
+        return NONE
+    number = insert_mapping(table, key, entry, table.ports.addresses[address].ip, outside_port, address, who)
+    if number == NONE:
+        subscriber_leave(table, who, now_ms)
+        return NONE
+    subscriber = &table.subscribers[who]
+    if not (subscriber.mappings and subscriber.entry == entry):
+        subscriber.address = address
+        subscriber.entry = entry
+    subscriber.mappings += 1
+    if table.by_subscriber != NULL:
+        link(table.by_subscriber, &table.cursors[who].first, number)
+    return number
+
+
 cdef void mapping_close(Mappings* table, uint32_t number, uint32_t until_ms, uint32_t now_ms) noexcept nogil:
     """Closes a mapping that has no sessions; its port is held down until until_ms."""
     cdef Mapping* mapping = &table.mappings[number]
@@ -430,13 +454,26 @@ cdef void mapping_close(Mappings* table, uint32_t number, uint32_t until_ms, uin
     cdef PortRequest request
     assert_held(table.lock, "mappings: mapping_close")
     key_of(mapping, &key)
-    index_remove(&table.by_inside, mapping_hash(table, &key), number)
+    if not mapping.flags & (MAPPING_STATIC | MAPPING_PORTLESS):
+        request_of(&key, &request)
+        ports_lock(table)
+        unassign_port(table.ports, mapping.address, &request, bswap16(mapping.outside_port), until_ms, now_ms)
+        ports_unlock(table)
+    remove_mapping(table, number, &key, now_ms)
+
+
+cdef void mapping_remove(Mappings* table, uint32_t number, uint32_t now_ms) noexcept nogil:
+    """Removes a mapping that has no sessions and was given no port."""
+    cdef MappingKey key
+    assert_held(table.lock, "mappings: mapping_remove")
+    key_of(&table.mappings[number], &key)
+    remove_mapping(table, number, &key, now_ms)
+
+
+cdef inline void remove_mapping(Mappings* table, uint32_t number, const MappingKey* key, uint32_t now_ms) noexcept nogil:
+    cdef Mapping* mapping = &table.mappings[number]
+    index_remove(&table.by_inside, mapping_hash(table, key), number)
     if not mapping.flags & MAPPING_STATIC:
-        if not mapping.flags & MAPPING_PORTLESS:
-            request_of(&key, &request)
-            ports_lock(table)
-            unassign_port(table.ports, mapping.address, &request, bswap16(mapping.outside_port), until_ms, now_ms)
-            ports_unlock(table)
         table.subscribers[mapping.subscriber].mappings -= 1
         if table.by_subscriber != NULL:
             unlink(table.by_subscriber, &table.cursors[mapping.subscriber].first, number)

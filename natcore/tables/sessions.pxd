@@ -132,6 +132,12 @@ cdef struct Sessions:
     uint64_t complete_ns        # everything due by then has ended, its rows are in the journal
     uint32_t sweep_at           # next slot of the sweep
     const void* lock            # lock that the caller holds: the worker's; NULL: a test's table
+    uint64_t* changed           # [capacity / 64] one bit per slot: a standby does not know it as it is; NULL: there is no feed
+
+cdef inline void note_change(Sessions* table, uint32_t slot) noexcept nogil:
+    """Notes that the slot's session began, ended or is in another state, for a standby (workers/peer_feed.pyx)."""
+    if table.changed != NULL:
+        table.changed[slot >> 6] |= <uint64_t>1 << (slot & 63)
 
 cdef inline uint64_t session_addresses(const Session* session, uint32_t direction) noexcept nogil:
     """Source and destination of its packets in a direction, in one load."""
@@ -194,6 +200,7 @@ cdef void sessions_delete(Sessions* table, bint filters) noexcept nogil
 cdef uint32_t session_open(Sessions* table, uint32_t mapping, uint32_t remote_ip, uint16_t remote_port,
                            uint8_t flags, uint8_t timeout_class, uint64_t now_ns) noexcept nogil
 cdef void create_row_write(Sessions* table, uint32_t slot) noexcept nogil
+cdef void session_forget(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
 cdef void session_discard(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
 cdef void session_restart(Sessions* table, uint32_t slot, bint outside, uint8_t timeout_class, uint64_t now_ns) noexcept nogil
 cdef void session_close(Sessions* table, uint32_t slot, uint64_t end_ns, uint64_t now_ns) noexcept nogil

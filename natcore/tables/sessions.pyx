@@ -340,6 +340,7 @@ cdef uint32_t session_open(Sessions* table, uint32_t mapping, uint32_t remote_ip
     assign_number(table, slot, now_ns)
     join_mapping(table, slot)
     window_roll(table, slot, now_ns)
+    note_change(table, slot)
     return slot
 
 
@@ -456,6 +457,7 @@ cdef void remove_session(Sessions* table, uint32_t slot, uint32_t until_ms, uint
         filter_leave(table, slot)
     leave_mapping(table, slot, until_ms, now_ns)
     give_slot(table, slot)
+    note_change(table, slot)
 
 
 cdef void session_close(Sessions* table, uint32_t slot, uint64_t end_ns, uint64_t now_ns) noexcept nogil:
@@ -463,6 +465,14 @@ cdef void session_close(Sessions* table, uint32_t slot, uint64_t end_ns, uint64_
     assert_held(table.lock, "sessions: session_close")
     end_rows_write(table, slot, end_ns)
     remove_session(table, slot, <uint32_t>(end_ns // 1000000) + table.mappings.ports.hold_down_ms, now_ns)
+
+
+cdef void session_forget(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil:
+    """Ends a session without rows: another gateway, which logs it, has ended it. Its port is held down from now on."""
+    assert_held(table.lock, "sessions: session_forget")
+    table.ended += 1
+    table.ended_of[protocol_kind(table.hot[slot].protocol)] += 1
+    remove_session(table, slot, <uint32_t>(now_ns // 1000000) + table.mappings.ports.hold_down_ms, now_ns)
 
 
 cdef void session_discard(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil:
@@ -495,6 +505,7 @@ cdef void session_restart(Sessions* table, uint32_t slot, bint outside, uint8_t 
     cold.mapping = mapping
     assign_number(table, slot, now_ns)
     window_roll(table, slot, now_ns)
+    note_change(table, slot)
     create_row_write(table, slot)
 
 

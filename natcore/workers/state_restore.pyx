@@ -118,7 +118,7 @@ cdef bint take_ring(Link* links, uint32_t first, uint32_t count, uint32_t fresh,
 
 # ---- what workers share ----------------------------------------------------------------------------------------------
 
-cdef inline bint has_address(const Ports* ports, uint32_t address) noexcept nogil:
+cdef bint has_address(const Ports* ports, uint32_t address) noexcept nogil:
     return address < ports.count and ports.addresses[address].memory != NULL
 
 

@@ -190,8 +190,6 @@ cdef void expect_rows(const Worker* worker, Rows* sections) noexcept nogil:
 
 cdef void give_worker(const Worker* worker, Rows* sections) noexcept nogil:
     """A worker's sections."""
-    cdef WorkerState* row = <WorkerState*>next_row(&sections[SECTION_WORKER], sizeof(WorkerState))
-    cdef uint32_t i
     give_sessions(&worker.sessions, sections)
     give_free(&worker.sessions.slots, &sections[SECTION_FREE_SESSIONS])
     give_mappings(worker, sections)
@@ -201,6 +199,13 @@ cdef void give_worker(const Worker* worker, Rows* sections) noexcept nogil:
     if worker.sessions.filters != NULL:
         give_filters(&worker.sessions, sections)
         give_free(&worker.sessions.filter_slots, &sections[SECTION_FREE_FILTERS])
+    give_counters(worker, sections)
+
+
+cdef void give_counters(const Worker* worker, Rows* sections) noexcept nogil:
+    """A worker's counters, clock and cursors."""
+    cdef WorkerState* row = <WorkerState*>next_row(&sections[SECTION_WORKER], sizeof(WorkerState))
+    cdef uint32_t i
     if row == NULL:
         return
     memset(row, 0, sizeof(WorkerState))

@@ -54,6 +54,7 @@ cdef struct Shared:             # state common to a gateway's workers; packets o
     uint32_t opened_second      # of the gateway's clock, modulo 2^32
     uint32_t opened             # sessions opened from inside in that second
     uint8_t sessions_warned       # threshold event sent and not rearmed
+    uint64_t fence_ns           # CLOCK_MONOTONIC from which on planes translate and send nothing; 0: there is none; atomic
 
 cdef struct Worker:
     uint32_t waiters            # callers that wait for the lock

@@ -35,6 +35,10 @@ class RestartNeededError(ConfigurationError):
         self.fields = fields
 
 
+class PeerError(Error):
+    """What the other gateway of a pair sent is none of its messages, or is no image of a gateway; or it cannot be reached."""
+
+
 class StateError(Error):
     """A saved state that no gateway can be restored from: damaged, cut off, of a newer version, or of no gateway of ours.
 

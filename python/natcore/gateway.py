@@ -1612,7 +1612,7 @@ class Gateway(Closing):
         """For the package's own modules: natcore.internal.parts."""
         return Parts(
             self._core, self._table, self._planes, self._controls, self._collector, self._change_lock, self._one_at_a_time,
-            self._follow, self._settle, self._set_epoch_ns, self._advance_ns, self._become,
+            self._follow, self._settle, self._set_epoch_ns, self._advance_ns, self._become, self._arguments,
         )  # fmt: skip
 
     def _forked(self) -> None:

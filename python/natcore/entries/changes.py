@@ -189,6 +189,11 @@ class EntryTable:
         return self._book
 
     @property
+    def hosts(self) -> Mapping[int, tuple[int, int]]:
+        """Return the host's TCP and UDP ports, as bits, by the outside interface's addresses; replaced, never changed."""
+        return self._hosts
+
+    @property
     def follows(self) -> bool:
         """Whether an entry has the outside interface's addresses."""
         return any(_follows(row) for row in self.rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from threading import RLock
@@ -50,6 +50,8 @@ class Parts(NamedTuple):
     advance_ns: Callable[[int], None]  # ends everything that is due then
     become: Callable[[Sequence[AnyEntry] | None, Policy, Timeouts, EipBindMode], int]
     """Other entries (None: these) and settings come into force; how many sessions ended."""
+    arguments: Callable[[], dict[str, Any]]
+    """What the gateway was made with, as it is now."""
 
 
 def parts_of(gateway: Gateway) -> Parts:

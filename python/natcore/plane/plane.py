@@ -227,9 +227,9 @@ class Plane:
             received, sent: frames. left_to_kernel: not IPv4, not for this gateway, or for the host's own addresses and its
             ports of shared ones.
             ring_drops: the loop was too slow. send_dropped: no place, or link down. send_errors: refused. truncated:
-            cut. arp_answered. no_route, unresolved: dropped for lack of a next hop. waiting (gauge): frames that wait
-            for one. blocks_restored: how often others had changed or removed an interface's kernel bypass, which was
-            put back.
+            cut. fenced: dropped while another gateway may translate. arp_answered. no_route, unresolved: dropped for lack
+            of a next hop. waiting (gauge): frames that wait for one. blocks_restored: how often others had changed or
+            removed an interface's kernel bypass, which was put back.
         """
         counters = self._loops.counters(check_worker(worker, self._gateway.workers))
         return {**counters, "blocks_restored": self._restored}

@@ -19,7 +19,7 @@ from natcore.internal import files
 from natcore.internal.redaction import show
 from natcore.internal.validation import check_path
 from natcore.state.file_format import SETTINGS, Bytes, Key, written
-from natcore.state.rows import OF_WORKER, SECTIONS, WHOLE_ROW
+from natcore.state.rows import GATEWAY_STATE, OF_WORKER, SECTIONS, WHOLE_ROW, WORKER_STATE
 from natcore.state.settings import SavedEntries, encode
 
 if TYPE_CHECKING:
@@ -66,6 +66,40 @@ def collect(
     rows = sections["rows", 0]
     order = np.argsort(rows.view(RECORD)["number"], kind="stable")
     sections["rows", 0] = rows.view(WHOLE_ROW)[order].view(np.uint8)
+    return sections
+
+
+_KEPT = frozenset({"worker", "gateway", "addresses", "host-ports", "identifications", "budgets"})
+
+
+def base(core: Core, arguments: Mapping[str, Any], entries: SavedEntries, *, seeded: bool) -> dict[Key, Bytes]:
+    """Return the sections of a gateway's state without what it has of sessions: for a standby, which gets these one by
+    one. It has no ports in use or held down, no port blocks, no datagrams, and nothing that waits to be taken."""
+    state = State(core.log_rows)
+    sizes = State.row_bytes()
+    counts = state.expected(tables=False)
+    while True:
+        buffers = [
+            [np.empty(count * sizes[number] + PAGE, np.uint8) for number, count in enumerate(own)] for own in counts
+        ]
+        counts = state.copy(buffers, seeded, log_rows=False, tables=False)
+        if all(
+            count * sizes[number] <= len(buffers[worker][number])
+            for worker, own in enumerate(counts)
+            for number, count in enumerate(own)
+        ):
+            break
+    sections: dict[Key, Bytes] = {(SETTINGS, 0): np.frombuffer(encode(arguments, entries, None), np.uint8)}
+    for worker, own in enumerate(counts):
+        for number, count in enumerate(own):
+            name = SECTIONS[number][0]
+            if worker == 0 or name in OF_WORKER:
+                kept = count if name in _KEPT else 0
+                sections[name, worker] = buffers[worker][number][: kept * sizes[number]]
+        row = sections["worker", worker].view(WORKER_STATE)
+        row["created"], row["created_of"] = row["ended"], row["ended_of"]  # a session is counted when it is told
+    gateway = sections["gateway", 0].view(GATEWAY_STATE)
+    gateway["blocks_taken"] = gateway["blocks_released"]
     return sections
 
 

@@ -1,0 +1,429 @@
+"""Pair: this gateway as one of two: it follows the active one, takes over from it, and makes way for it.
+
+Theory of operation. Both gateways listen. The standby connects to the active one, gets a snapshot, then every `INTERVAL` what
+has changed (natcore.peer.feed), and answers how far it is. Nothing that the standby does can delay a packet: changes wait as
+bits of a table (natcore/workers/peer_feed.pxd), and a standby that is slow, or comes again, gets the rows as they are then.
+
+Who translates, in either of two ways:
+
+- With a witness (`Voting`): who has the votes of a majority. A standby that hears nothing of the active gateway for as long as
+  a vote is lent asks for the votes; planes ask before each batch whether the time is over (`Fence`).
+- Without: whoever was told to (`activate`). The standby asks the active gateway to yield; that one stops, tells what is left,
+  and says so. If it cannot be reached, a command of the user's (`fence`) must have switched it off, or the user says that it is
+  (`alone`). A gateway begins as a standby, always.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from natcore.api.peer import Fence
+from natcore.errors import Error, PeerError
+from natcore.internal import threads
+from natcore.internal.closing import Closing
+from natcore.internal.parts import parts_of
+from natcore.peer.channel import Address, Channel, Credentials
+from natcore.peer.feed import Feed
+from natcore.peer.lease import Voter
+from natcore.peer.messages import ACK, Kind, Message
+from natcore.peer.server import Server
+from natcore.peer.standby import Standby
+from natcore.peer.voting import Voting
+
+if TYPE_CHECKING:
+    from natcore.gateway import Gateway
+
+INTERVAL = 0.02  # seconds between two looks for what has changed
+REFRESH_EVERY = 2.0  # seconds between two looks for sessions that packets have passed
+RETRY = 0.2  # seconds between two attempts to connect
+SILENCE = 2.0  # seconds without a word of the active gateway: the connection is given up
+YIELD_SECONDS = 15.0  # that the active gateway has to stop and to tell what is left
+FENCE_SECONDS = 60.0  # that the command has to switch the other machine off
+IMAGE_FIRST = 3.0  # seconds by which a gateway without an image lets the other one go first
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerSettings:
+    """One gateway of a pair.
+
+    name: of this gateway, and peer_name of the other one; different. listen: where it answers the other one; peer: where the
+    other one does. witness: a third place that votes, or None. lease: seconds that a vote is lent. fence: a command that ends
+    well only if the other machine is off, or None.
+    """
+
+    name: str
+    peer_name: str
+    listen: Address
+    peer: Address
+    credentials: Credentials
+    witness: Address | None = None
+    lease: float = 0.3
+    fence: tuple[str, ...] | None = None
+
+
+class Pair(Closing):
+    """One of two gateways. gateway_type, changes: as for `Standby`. Raises OSError: it cannot listen.
+
+    Its owner waits until it is `chosen`, calls `take_over`, opens the planes, and calls `forwards`; when `must_stop` is set it
+    stops them, calls `stopped`, and waits anew.
+    """
+
+    def __init__(self, settings: PeerSettings, gateway_type: type[Gateway], **changes: Any) -> None:
+        self._settings = settings
+        self._lock = threading.RLock()
+        self._closed = threading.Event()
+        self.chosen, self.must_stop = threading.Event(), threading.Event()
+        self.role = "standby"
+        """"standby", "active", or "stopping": it has yielded or lost the majority."""
+        self._standby = Standby(gateway_type, **changes)
+        self._gateway: Gateway | None = None  # the active one
+        self._fence: Fence | None = None
+        self._stop_forwarding: Callable[[], object] | None = None
+        self._told = threading.Event()  # everything that is left, to the standby
+        self._stream: Channel | None = None  # the newest standby's
+        self._yield_asked = threading.Event()
+        self._yielded = threading.Event()
+        self._heard = time.monotonic()  # the active gateway
+        self._started = time.monotonic()
+        self._counters = dict.fromkeys(
+            ("rows_sent", "bytes_sent", "rows_applied", "snapshots_sent", "snapshots_received", "stream_failures"), 0
+        )
+        self._sent = self._acknowledged = 0  # rows of the stream that runs
+        self._waiting: Callable[[], int] | None = None
+        self.connected = False
+        """Whether the stream runs now, in either direction."""
+        voter = None if settings.witness is None else Voter(settings.name, settings.lease, time.monotonic())
+        self._server = Server(
+            settings.listen, settings.credentials, voter=voter, about=self._about, stream=self._serve_stream
+        )
+        self._voting: Voting | None = None
+        if settings.witness is not None:
+            others = {settings.peer_name: settings.peer, "witness": settings.witness}
+            self._voting = Voting(
+                settings.name, self._server, others, settings.credentials, settings.lease, self._majority
+            )
+        self._threads = [threads.start("natcore-peer", self._follow)]
+        if self._voting is not None:
+            self._threads.append(threads.start("natcore-peer", self._campaign))
+
+    # ---- what its owner calls ---------------------------------------------------------------------------------------
+
+    def take_over(self) -> Gateway | None:
+        """Return the gateway that the image has become, not forwarding yet; None: there is none, the owner makes one. Call it
+        once `chosen`, then `forwards`."""
+        with self._lock:
+            self.role = "active"
+            self.must_stop.clear()
+            self._told.clear()
+            self._yielded.clear()
+            if not self._standby.is_complete:
+                return None
+            elapsed = time.monotonic() - self._heard
+            return self._standby.promote(elapsed=elapsed, grace=REFRESH_EVERY + 1.0)
+
+    def guard(self, gateway: Gateway) -> None:
+        """Keep the gateway's planes, before they are opened, from translating when this gateway may not. Call it with what
+        `take_over` returned, or was made instead."""
+        with self._lock:
+            self._fence = Fence(parts_of(gateway).core.workers)
+            if self._voting is not None:
+                self._fence.set(_ns(self._voting.until))
+
+    def forwards(self, gateway: Gateway, stop: Callable[[], object]) -> None:
+        """The gateway forwards now. stop: ends that at once, from any thread."""
+        with self._lock:
+            self._gateway, self._stop_forwarding = gateway, stop
+
+    def stopped(self) -> None:
+        """The gateway forwards no more, and will be closed: it is a standby again. Waits until what is left was told.
+        Idempotent."""
+        with self._lock:
+            if self.role == "standby":
+                return
+            yielding, self.role = self.role == "stopping", "stopping"
+        if yielding:
+            self._told.wait(YIELD_SECONDS)
+        with self._lock:
+            self._gateway = self._stop_forwarding = self._fence = None
+            self.chosen.clear()
+            self._yield_asked.clear()
+            if self._voting is not None:
+                self._voting.end()
+            self._heard = self._started = time.monotonic()
+            self.role = "standby"
+
+    def activate(self, *, alone: bool = False) -> None:
+        """Take over. alone: the caller knows that the other machine is off. Returns when this gateway is chosen; PeerError: it
+        is not, and why."""
+        if self.role == "active":
+            return
+        self._yielded.clear()
+        self._yield_asked.set()
+        deadline = time.monotonic() + YIELD_SECONDS
+        while self.connected and time.monotonic() < deadline and not self._yielded.wait(0.01):
+            pass
+        self._yield_asked.clear()
+        if self._voting is not None:
+            self._voting.begin()
+            if not self.chosen.wait(YIELD_SECONDS):
+                self._voting.end()
+                raise PeerError(f"the votes that are needed are not to be had: they are lent to {self._voting.holders}")
+            return
+        if self.chosen.is_set() or self.role == "active":  # by what the other gateway said
+            return
+        if not (self._yielded.is_set() or alone or self._fenced()):
+            raise PeerError(
+                f"{self._settings.peer_name} at {self._settings.peer} does not answer, and may be translating: switch it off, "
+                "then say --alone; or configure a witness or a fence command"
+            )
+        self.chosen.set()
+
+    def _fenced(self) -> bool:
+        """Whether the command says that the other machine is off."""
+        command = self._settings.fence
+        if command is None:
+            return False
+        try:
+            return subprocess.run(command, timeout=FENCE_SECONDS, check=False, stdin=subprocess.DEVNULL).returncode == 0
+        except (OSError, subprocess.SubprocessError) as error:
+            _log.error("the fence command failed: %s", error)
+            return False
+
+    def counters(self) -> dict[str, int]:
+        """Return rows, bytes and snapshots of the stream, cumulative, and the gauge lag: rows that the standby does not have
+        yet."""
+        waiting = self._waiting
+        with self._lock:
+            found = dict(self._counters)
+            found["lag_records"] = self._sent - self._acknowledged
+        if waiting is not None:
+            with suppress(Error):  # the feed has just ended
+                found["lag_records"] += waiting()
+        return found
+
+    @property
+    def name(self) -> str:
+        """The gateway's own name."""
+        return self._settings.name
+
+    @property
+    def peer_name(self) -> str:
+        """The other gateway's name."""
+        return self._settings.peer_name
+
+    @property
+    def has_image(self) -> bool:
+        """Whether it has a complete image of the active gateway."""
+        return self._standby.is_complete
+
+    @property
+    def may_translate(self) -> bool:
+        """Whether this gateway is active, and has the votes that it needs."""
+        return self.role == "active" and (self._voting is None or time.monotonic() < self._voting.until)
+
+    def close(self) -> None:
+        """End. A gateway that forwards must have been stopped. Idempotent."""
+        self._closed.set()
+        self._server.close()
+        for thread in self._threads:
+            thread.join()
+        if self._voting is not None:
+            self._voting.close()
+        self._standby.close()
+
+    # ---- the active gateway -----------------------------------------------------------------------------------------
+
+    def _about(self) -> dict[str, Any]:
+        return {"name": self._settings.name, "role": self.role if self._gateway is not None else "standby"}
+
+    def _serve_stream(self, channel: Channel) -> None:
+        """Tell a standby everything, until it ends or another one comes."""
+        with self._lock:
+            gateway, self._stream = self._gateway, channel
+        if gateway is None or self.role != "active":
+            return
+        feed = None
+        while feed is None and self._is_served(channel):
+            try:
+                feed = Feed(gateway)
+            except Error:  # the stream before notices that it has a successor
+                time.sleep(INTERVAL)
+        if feed is None:
+            return
+        with feed:
+            try:
+                with self._lock:
+                    self._sent = self._acknowledged = 0
+                self._waiting, self.connected = lambda: feed.waiting, True
+                self._tell(feed, channel)
+            finally:
+                with self._lock:
+                    if self._stream is channel:
+                        self._waiting, self.connected = None, False
+
+    def _is_served(self, channel: Channel) -> bool:
+        return self._stream is channel and self.role == "active" and not self._closed.is_set()
+
+    def _tell(self, feed: Feed, channel: Channel) -> None:
+        refresh_at = 0.0
+        while self._is_served(channel):
+            began = time.monotonic()
+            if refresh_at == 0.0 or feed.is_outdated:
+                self._send(channel, feed.snapshot())
+                self._counters["snapshots_sent"] += 1
+                refresh_at = began + REFRESH_EVERY
+            self._send(channel, feed.changes())
+            if began >= refresh_at:
+                self._send(channel, feed.refreshes())
+                refresh_at = began + REFRESH_EVERY
+            while self._is_served(channel):
+                message = channel.receive(max(0.0, began + INTERVAL - time.monotonic()))
+                if message is None:
+                    break
+                if message.kind == Kind.YIELD:
+                    self._yield(feed, channel)
+                    return
+                self._note_acknowledged(message)
+
+    def _send(self, channel: Channel, messages: Any) -> None:
+        before = channel.sent_bytes
+        for message in messages:
+            channel.send(message)
+            with self._lock:
+                self._sent = message.number + message.rows
+                self._counters["rows_sent"] += message.rows
+                self._counters["bytes_sent"] += channel.sent_bytes - before
+                before = channel.sent_bytes
+
+    def _note_acknowledged(self, message: Message) -> None:
+        if message.kind != Kind.ACK or len(message.body) != ACK.size:
+            raise PeerError(f"the standby sent a message of kind {message.kind}, which is none here")
+        with self._lock:
+            self._acknowledged = ACK.unpack(message.body)[0]
+
+    def _yield(self, feed: Feed, channel: Channel) -> None:
+        """Stop, and tell what is left."""
+        with self._lock:
+            if self.role != "active" or self._stop_forwarding is None:
+                return
+            self.role, stop = "stopping", self._stop_forwarding
+        self.must_stop.set()
+        try:
+            stop()
+            if feed.is_outdated:
+                self._send(channel, feed.snapshot())
+            self._send(channel, feed.changes())
+            self._send(channel, feed.refreshes())
+            if self._voting is not None:
+                self._voting.end()
+            channel.send(Message(Kind.YIELDED, 0, feed.rows, b""))
+        finally:
+            self._told.set()
+        with suppress(Error, OSError, EOFError):  # a close with unread rows would take back what is on its way
+            while channel.receive(SILENCE) is not None:
+                pass
+
+    # ---- the standby ------------------------------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        """Follow the active gateway whenever there is one and this one is a standby."""
+        context = self._settings.credentials.context(server=False)
+        hello = {"name": self._settings.name, "want": "stream"}
+        failed = ""
+        while not self._closed.is_set():
+            if self.role == "standby" and not self.chosen.is_set():
+                try:
+                    with Channel.connect(self._settings.peer, context, hello, 1.0) as channel:
+                        if channel.hello.get("role") == "active":
+                            self._receive(channel)
+                except (Error, OSError, EOFError) as error:
+                    if str(error) != failed:
+                        failed = str(error)
+                        _log.info("the other gateway cannot be followed: %s", error)
+                finally:
+                    if self.role == "standby":
+                        self.connected = False
+            self._closed.wait(RETRY)
+
+    def _receive(self, channel: Channel) -> None:
+        self._standby.begin()
+        last = time.monotonic()
+        self.connected = True
+        asked = False
+        while self.role == "standby" and not self.chosen.is_set() and not self._closed.is_set():
+            if self._yield_asked.is_set() and not asked and self._standby.is_complete:
+                channel.send(Message(Kind.YIELD, 0, 0, b""))
+                asked = True
+            message = channel.receive(0.01)
+            if message is None:
+                if time.monotonic() - last > SILENCE:
+                    raise PeerError(f"no word of the active gateway for {SILENCE:g} s")
+                continue
+            last = time.monotonic()
+            if message.kind == Kind.YIELDED:
+                self._yielded.set()
+                if self._voting is None:
+                    self.chosen.set()
+                return
+            with self._lock:
+                if self.role != "standby":
+                    return
+                try:
+                    self._standby.receive(message)
+                except PeerError:
+                    self._counters["stream_failures"] += 1
+                    raise
+                self._heard = last
+                self._counters["rows_applied"] += message.rows
+                self._counters["snapshots_received"] = self._standby.snapshots
+            channel.send(Message(Kind.ACK, 0, 0, ACK.pack(self._standby.applied)))
+
+    # ---- votes ------------------------------------------------------------------------------------------------------
+
+    def _majority(self, until: float) -> None:
+        """For `Voting`: this gateway may translate until then."""
+        fence = self._fence
+        if fence is not None:
+            fence.set(_ns(until))
+
+    def _campaign(self) -> None:
+        """Ask for the votes when the active gateway is silent; make way when another one has them."""
+        voting, lease = self._voting, self._settings.lease
+        assert voting is not None
+        patience = lease * random.uniform(1.0, 1.3)
+        while not self._closed.wait(lease / 20):
+            now = time.monotonic()
+            if self.role == "standby" and not self.chosen.is_set():
+                wait = 0.0 if self._standby.is_complete else IMAGE_FIRST
+                if now - self._heard > patience and now - self._started > wait:
+                    voting.begin()
+                elif not self._yielded.is_set():
+                    voting.end()
+                if voting.until > now:
+                    self.chosen.set()
+            elif self.role == "active" and now > voting.until + lease and self._is_replaced():
+                with self._lock:
+                    if self.role == "active":
+                        self.role = "stopping"
+                        self._told.set()
+                self.must_stop.set()
+
+    def _is_replaced(self) -> bool:
+        """Whether the other gateway has votes."""
+        voting = self._voting
+        return voting is not None and self._settings.peer_name in voting.holders.values()
+
+
+def _ns(until: float) -> int:
+    """Return time.monotonic() as a fence; 1, which is over, for none."""
+    return max(1, int(until * 1e9)) if until > 0 else 1

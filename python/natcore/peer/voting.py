@@ -1,0 +1,153 @@
+"""Voting: asks the voters for their votes, so that this gateway may translate, and tells until when it may."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from natcore.errors import Error, PeerError
+from natcore.internal import threads
+from natcore.internal.closing import Closing
+from natcore.peer.channel import Address, Channel, Credentials
+from natcore.peer.lease import Ballot, Candidate
+from natcore.peer.messages import Kind, Message
+from natcore.peer.server import Server
+
+ROUNDS = 6  # of asking, in one duration of a vote
+
+_log = logging.getLogger(__name__)
+
+
+class Voting(Closing):
+    """Asks for votes from `begin` to `end`, and tells until when the gateway may translate.
+
+    name: of this gateway. server: has the vote of this place. others: the other voters by name. changed: called with the moment
+    until which the gateway may translate (time.monotonic; -inf: not at all), whenever an answer came; it must not block.
+    """
+
+    def __init__(
+        self, name: str, server: Server, others: dict[str, Address], credentials: Credentials, duration: float,
+        changed: Callable[[float], None],
+    ) -> None:  # fmt: skip
+        self._server, self._duration, self._changed = server, duration, changed
+        self._context = credentials.context(server=False)
+        self._candidate = Candidate(name, (name, *others), duration)
+        self._lock = threading.RLock()
+        self._closed = threading.Event()
+        self._wanted = False
+        self._begun = self._pause = 0.0
+        self._given_back = 0
+        self.holders: dict[str, str | None] = {}
+        """Who has each voter's vote, by its last answer."""
+        self._threads = [threads.start("natcore-vote", self._ask_own)]
+        self._threads += [threads.start("natcore-vote", self._ask, *each) for each in others.items()]
+
+    @property
+    def until(self) -> float:
+        """Until when the gateway may translate (time.monotonic); -inf: it may not."""
+        with self._lock:
+            return self._candidate.until()
+
+    def begin(self) -> None:
+        """Ask for votes from now on. Idempotent."""
+        with self._lock:
+            if not self._wanted:
+                self._wanted, self._begun = True, time.monotonic()
+
+    def end(self) -> None:
+        """Ask no more, and give back what there is: the gateway has ceased to translate. Idempotent."""
+        with self._lock:
+            if self._wanted:
+                self._wanted = False
+                self._give_back()
+
+    def _give_back(self) -> None:
+        self._candidate.gives_back()
+        self._given_back = self._candidate.turn
+        self._changed(self._candidate.until())
+        self._server.ask(self._candidate.name, self._given_back, back=True)
+
+    def _may_ask(self) -> bool:
+        """Whether to ask now. Who has waited for a majority for two durations lets others have theirs, and begins again."""
+        with self._lock:
+            now = time.monotonic()
+            if not self._wanted or now < self._pause:
+                return False
+            if self._candidate.may_translate(now):
+                self._begun = now
+            elif now - self._begun > 2 * self._duration:
+                self._give_back()
+                self._pause = now + random.uniform(0.3, 1.5) * self._duration
+                self._begun = self._pause
+                return False
+            return True
+
+    def _ask_own(self) -> None:
+        while not self._closed.wait(self._duration / ROUNDS):
+            if self._may_ask():
+                with self._lock:
+                    name = self._candidate.name
+                    turn = self._candidate.asks(name, time.monotonic())
+                    self._hear(*self._server.ask(name, turn))
+
+    def _hear(self, ballot: Ballot, holder: str | None) -> None:
+        with self._lock:
+            self.holders[ballot.voter] = holder
+            self._candidate.hears(ballot)
+            self._changed(self._candidate.until())
+
+    def _ask(self, voter: str, at: Address) -> None:
+        while not self._closed.is_set():
+            try:
+                hello = {"name": self._candidate.name, "want": "votes"}
+                with Channel.connect(at, self._context, hello, self._duration) as channel:
+                    self._ask_over(channel, voter)
+            except (Error, OSError, EOFError) as error:
+                _log.debug("the vote of %s cannot be asked for: %s", voter, error)
+            self._closed.wait(self._duration / ROUNDS)
+
+    def _ask_over(self, channel: Channel, voter: str) -> None:
+        given_back = 0
+        while not self._closed.wait(self._duration / ROUNDS):
+            back = self._given_back if self._given_back > given_back else 0
+            if not back and not self._may_ask():
+                continue
+            with self._lock:
+                turn = back or self._candidate.asks(voter, time.monotonic())
+            said = {"who": self._candidate.name, "turn": turn, "back": bool(back)}
+            channel.send(Message(Kind.ASK, 0, 0, json.dumps(said).encode()))
+            answer = channel.receive(self._duration)
+            if answer is None:
+                raise PeerError(f"{voter} does not answer")
+            ballot, holder = _ballot(answer, voter)
+            given_back = max(given_back, back)
+            if not back:
+                self._hear(ballot, holder)
+
+    def close(self) -> None:
+        """Give back the votes, and ask no more. Idempotent."""
+        if not self._closed.is_set():
+            self.end()
+        self._closed.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def _ballot(message: Message, voter: str) -> tuple[Ballot, str | None]:
+    """Return an answer, and who has the vote. Raises PeerError."""
+    said: Any = None
+    if message.kind == Kind.VOTE:
+        with suppress(ValueError):
+            said = json.loads(bytes(message.body))
+    if not (
+        isinstance(said, dict) and isinstance(said.get("granted"), bool) and type(said.get("turn")) is int
+        and isinstance(said.get("holder"), str | None)
+    ):  # fmt: skip
+        raise PeerError(f"the answer of {voter} is none")
+    return Ballot(voter, said["granted"], said["turn"]), said["holder"]
