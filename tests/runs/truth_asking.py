@@ -10,7 +10,7 @@ from typing import Any
 
 from natcore.who.conclude import FOREVER, Gap
 from natcore.who.query import Answer, Listing, Store
-from natcore.who.source import DamagedPart, FoundRow, Part, Sought, without_redacted_copies
+from natcore.who.source import DamagedPart, FoundRow, LostRun, Part, Sought, without_redacted_copies
 from runs.truth_account import Held, Truth
 
 MARGIN = 0.01  # seconds within which a moment at an edge is not judged
@@ -41,6 +41,13 @@ class Loaded(Store):
 
     def removed(self) -> dict[str, list[Gap]]:
         return self._removed
+
+    @cached_property
+    def _lost(self) -> list[LostRun]:
+        return super().lost()
+
+    def lost(self, start: int | None = None, end: int | None = None) -> list[LostRun]:
+        return self._lost
 
     @cached_property
     def _by_port(self) -> dict[int | None, list[FoundRow]]:

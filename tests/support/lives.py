@@ -38,8 +38,8 @@ def label(seconds: float) -> int:
 class Log:
     """Rows that a test writes one by one, in seconds from EPOCH."""
 
-    def __init__(self, folder: Path, run: str = "run1", first: int = 0) -> None:
-        self.folder, self.run, self.number = folder, run, first
+    def __init__(self, folder: Path, run: str = "run1", first: int = 0, instance: str = "ngw-1") -> None:
+        self.folder, self.run, self.number, self.instance = folder, run, first, instance
         self.rows: list[np.ndarray] = []
         self.facts = 0
 
@@ -85,7 +85,7 @@ class Log:
 
     def batch(self) -> Batch:
         rows, self.rows = np.concatenate(self.rows).astype(RECORD), []
-        return Batch("ngw-1", "vpc-1", self.run, rows)
+        return Batch(self.instance, "vpc-1", self.run, rows)
 
     def write(self) -> Path:
         sink = ParquetSink(self.folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from natcore import ConfigurationError
+from natcore.sinks._parquet_folder import Folder
 from natcore.who.evidence import ask_all
 from natcore.who.query import Answer, Listing, Store, talked, what, who
 from natcore.who.question_file import read_questions
@@ -108,6 +110,38 @@ def test_who_talked_to_a_remote(two: Path) -> None:
     assert hosts(talked(two, DNS_TEXT, at=at(0), until=at(1000))) == ["10.0.0.6"]
     assert talked(two, (WEB_TEXT, 80), at=at(0), until=at(1000)).status == "unused"
     assert json.loads(json.dumps(found.as_dict()))["matches"][0]["pri_ip"] == "10.0.0.5"
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[50] ^= 1
+    path.write_bytes(data)
+
+
+def retain(path: Path) -> None:
+    assert [removal.file for removal in Folder(path.parent, None, 1).retain(EPOCH + 1e6)] == [path.name]
+
+
+@pytest.mark.parametrize("damage", [flip, Path.unlink, retain])
+def test_no_listing_is_complete_where_a_run_is_lost_with_all_its_rows(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    """Another gateway's log covers the time; of the lost run no number is left that could be missing."""
+    Log(tmp_path / "a").tick(0).session(7, ANN, 100, [(100, 400)], 400).tick(20_000).write()
+    log = Log(tmp_path / "b", "run2", instance="ngw-2").tick(0)
+    log.session(8, BOB, 150, [(150, 400)], 400, port=4001).tick(500).write()
+    lost, *_ = (tmp_path / "b").glob("*.parquet")
+    Log(tmp_path / "b", "run3", instance="ngw-2").tick(600).tick(20_000).write()
+    found = talked(tmp_path, WEB_TEXT, at=at(200))
+    assert (found.status, hosts(found)) == ("complete", ["10.0.0.5", "10.0.0.6"])
+    damage(lost)
+    found, none = talked(tmp_path, WEB_TEXT, at=at(200)), what(tmp_path, "10.0.0.6", at=at(200))
+    assert (found.status, hosts(found), none.status) == ("incomplete", ["10.0.0.5"], "incomplete")
+    assert "nothing is left of run run2" in found.reason and lost.name in none.reason
+    assert talked(tmp_path, WEB_TEXT, at=at(1000)).status == "unused"
+    (newest,) = set((tmp_path / "b").glob("*.parquet")) - {lost}
+    newest.unlink()
+    assert {what(tmp_path, "10.0.0.6", at=at(seconds)).status for seconds in (200, 550, 1000, 19_000)} == {"incomplete"}
 
 
 def test_a_redacted_log_s_sessions_perhaps_talked_to_a_remote(log: Log) -> None:

@@ -222,7 +222,7 @@ class Conclusion:
 def holdings(rows: Iterable[Row]) -> list[Holding]:
     """Return one for each session, in the order of their begin; a row that came twice counts once."""
     found: dict[tuple[str, str, int], Holding] = {}
-    for row in sorted(set(rows), key=lambda row: (row.start, row.number)):
+    for row in sorted(set(rows), key=lambda row: (row.start, row.number, row.instance, row.run)):
         key = (row.instance, row.run, row.session)
         if key not in found:
             found[key] = Holding(row, row.start, row.start, row.early, row.late)
@@ -242,17 +242,18 @@ class _Found:
 
 
 def conclude(
-    asked: Asked, runs: Sequence[Run], statics: Sequence[Static], rows: Iterable[Row], since: int, until: int
-) -> Conclusion:
+    asked: Asked, runs: Sequence[Run], statics: Sequence[Static], rows: Iterable[Row], since: int, until: int,
+    lost: Sequence[Gap] = (),
+) -> Conclusion:  # fmt: skip
     """Return the answer. runs: of every gateway in the log; rows: of what is asked for, all that ended from since to until
     (times of rows in doubt: for every shift). Of a session with rows before or after, others may not be here: such rows tell
-    nothing, neither that it ended nor that it had begun."""
+    nothing, neither that it ended nor that it had begun. lost: when a gateway had a run of which nothing is left."""
     by_run = {(run.instance, run.run): run for run in runs}
     found = _Found()
     for held in holdings(row for row in rows if row.end >= since and row.start <= until):
         _sort(held, asked, by_run.get((held.row.instance, held.row.run)), found, (since, until))
     if asked.subject in ("inside", "remote"):
-        return _list(asked, runs, statics, found)
+        return _list(asked, runs, statics, found, [gap for gap in lost if gap.overlaps(asked.start, asked.end)])
     gaps = _gaps(asked, runs) or _possible_elsewhere(asked, runs, statics)
     return _decide(asked, by_run, statics, found, gaps, (since, until))
 
@@ -393,9 +394,11 @@ def _outside(at: int, runs: Sequence[Run]) -> Gap:
     return Gap(before, after, "that is between two runs of the gateway, or while no log ran")
 
 
-def _list(asked: Asked, runs: Sequence[Run], statics: Sequence[Static], found: _Found) -> Conclusion:
+def _list(
+    asked: Asked, runs: Sequence[Run], statics: Sequence[Static], found: _Found, lost: Sequence[Gap]
+) -> Conclusion:
     """Return all sessions of an inside address, or with a remote, in the gateways of which there are logs."""
-    gaps = _gaps_of_all(asked, runs)
+    gaps = [*_gaps_of_all(asked, runs), *lost]
     told = tuple(dict.fromkeys([*gaps, *(gap for run in runs if run.holds for gap in run.gaps
                                          if gap.overlaps(asked.start, asked.end))]))  # fmt: skip
     sure = tuple(sorted([*found.traffic, *found.idle], key=lambda held: held.begun))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from natcore.config import Address
 from natcore.errors import ConfigurationError
-from natcore.who.conclude import Asked, Conclusion, Holding, Row, Run, Static, Status, conclude, holdings, is_alone
+from natcore.who.conclude import Asked, Conclusion, Gap, Holding, Row, Run, Static, Status, conclude, holdings, is_alone
 from natcore.who.knowledge import Knowledge
 from natcore.who.question import EPOCH, LONGEST_IDLE, LONGEST_WINDOW, Question
 from natcore.who.source import DamagedPart, FoundRow, Part, Source
@@ -388,11 +388,21 @@ def _found(question: Question, source: Source | None, there: Waiting) -> Found:
         read(until + 1, until + idle)
         until += idle
     sure = [known.doubtful(each.row) for each in found]
-    concluded = conclude(asked, runs, statics, sure, since, until)
+    lost = []
+    if source is not None and asked.subject in (
+        "inside",
+        "remote",
+    ):  # else some gateway surely had the address, or none
+        told = {run.run for run in runs}
+        lost = [
+            Gap(each.gap.start - doubt, None if each.gap.end is None else each.gap.end + doubt, each.gap.reason)
+            for each in source.lost(question.start - reach, question.end + reach) if each.run not in told
+        ]  # fmt: skip
+    concluded = conclude(asked, runs, statics, sure, since, until, lost)
     if concluded.gaps and source is not None:  # say what retention has to do with it
         removed = source.removed()
         runs = [replace(run, gaps=(*run.gaps, *removed.get(run.instance, ()))) for run in runs]
-        concluded = conclude(asked, runs, statics, sure, since, until)
+        concluded = conclude(asked, runs, statics, sure, since, until, lost)
     return Found(asked, concluded, tuple(found), tuple(parts), (since, until))
 
 

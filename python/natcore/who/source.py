@@ -89,6 +89,13 @@ class FoundRow(NamedTuple):
     row: Row
 
 
+class LostRun(NamedTuple):
+    """A run of which every part is lost. gap: when it may have been, from the part before it to the one after."""
+
+    run: str
+    gap: Gap
+
+
 class PartsMoved(Error):
     """Parts have moved: they were put together, or retention removed them. Look again."""
 
@@ -122,6 +129,10 @@ class Source(ABC):
     def removed(self) -> dict[str, list[Gap]]:
         """Return what retention removed, by the gateway's instance."""
         return {}
+
+    def lost(self, start: int | None = None, end: int | None = None) -> Sequence[LostRun]:
+        """Return the runs that were here, of which no part tells any more, for a time from start to end."""
+        return ()
 
     def retried(self, read: Callable[[], Value]) -> Value:
         """Return what `read` returns; it is called again if parts have moved meanwhile."""

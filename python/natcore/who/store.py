@@ -15,7 +15,7 @@ from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
 from time import gmtime, strftime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from natcore.internal.redaction import show
 from natcore.sessionlog.file_metadata import Footer
 from natcore.sinks._parquet_folder import (
     COMPACTED,
+    REMOVED,
     SEAL,
     Removal,
     Seal,
@@ -39,6 +40,7 @@ from natcore.who.source import (
     REDACTED,
     DamagedPart,
     FoundRow,
+    LostRun,
     Part,
     PartsMoved,
     Sought,
@@ -61,6 +63,15 @@ _log = logging.getLogger(__name__)
 Stamp = tuple[int, int, int]  # what changes when a file is written again: inode, bytes, nanoseconds
 
 
+class _Look(NamedTuple):
+    """What a look into the folder found: the files as they were written, in order; the footers that were read, by path; and
+    the paths that these parts are of: those that may matter, and those that are named and not there."""
+
+    parts: list[Part]
+    footers: dict[str, Footer]
+    asked: set[str]
+
+
 class Store(Source):
     """The Parquet files in `folder` and the folders below it. Thread-safe; give the same one to many questions.
 
@@ -77,6 +88,7 @@ class Store(Source):
         self._damaged: dict[str, Stamp] = {}  # left out; what their footers say of other files' hashes still counts
         self._hashes: dict[str, tuple[Stamp, str]] = {}
         self._seals: dict[str, tuple[Stamp, Seal | None]] = {}
+        self._told_removals: dict[str, tuple[Stamp, list[Removal]]] = {}
         self._compactions: dict[str, tuple[Stamp, str, dict[str, str]]] = {}
         self._database = duckdb.connect()
         self._database.execute("SET GLOBAL TimeZone = 'UTC'; SET GLOBAL parquet_metadata_cache = true")
@@ -87,7 +99,7 @@ class Store(Source):
         In the order of their numbers within a run. Names tell when a file began, so that few footers of many are read.
         """
         with self._lock:
-            return list(self._files(start, end))
+            return self._look(start, end).parts
 
     @property
     def damaged(self) -> list[str]:
@@ -98,8 +110,22 @@ class Store(Source):
 
     def removals(self) -> list[Removal]:
         """Return what retention removed, of all folders."""
-        found = (read_removals(Path(root)) for root, _, _ in os.walk(self.folder))
-        return [removal for removals in found for removal in removals]
+        return [removal for _, removal in self._removals()]
+
+    def _removals(self) -> Iterator[tuple[str, Removal]]:
+        """Yield each removal with its folder; a file of them is read again only if it was written again."""
+        for root, _, names in os.walk(self.folder):
+            if REMOVED not in names:
+                continue
+            try:
+                stamp = _stamp(os.lstat(f"{root}/{REMOVED}"))
+            except FileNotFoundError:  # the folder went meanwhile
+                continue
+            known = self._told_removals.get(root)
+            if known is None or known[0] != stamp:
+                known = self._told_removals[root] = (stamp, read_removals(Path(root)))
+            for removal in known[1]:
+                yield root, removal
 
     def removed(self) -> dict[str, list[Gap]]:
         """Return what retention removed, by the gateway's instance."""
@@ -228,7 +254,7 @@ class Store(Source):
             return False
         return True
 
-    def _files(self, start: int | None, end: int | None) -> Iterator[Part]:
+    def _look(self, start: int | None, end: int | None) -> _Look:
         names, sealed = self._scan()
         for gone in self._footers.keys() - names.keys():
             del self._footers[gone]
@@ -253,7 +279,27 @@ class Store(Source):
             Part(path, footers[path], self._hashes[path][1]) for path in near
             if path in footers and path not in merged and self._is_as_written(path, names[path], expected)
         ]  # fmt: skip
-        yield from sorted(found, key=attrgetter("order"))
+        asked = {*near, *(path for path in expected if path not in names)}
+        return _Look(sorted(found, key=attrgetter("order")), footers, asked)
+
+    def lost(self, start: int | None = None, end: int | None = None) -> list[LostRun]:
+        """Return the runs of which no file is left as it was written, though another file, the seal or the manifest names
+        one, or it lies there changed, or retention removed them all."""
+        with self._lock:
+            look = self._look(start, end)
+            told = {part.footer.run for part in look.parts}
+            removals = {f"{root}/{each.file}": each for root, each in self._removals() if each.run not in told}
+            replaced = {_beside(path, name) for path, footer in look.footers.items() for name, _ in footer.replaces}
+            runs: dict[tuple[str, str], set[str]] = defaultdict(set)
+            for path in (look.asked - replaced) | removals.keys():
+                folder, name = os.path.split(path)
+                match = _NAME.fullmatch(name)
+                if match is not None and match["run"] not in told:
+                    runs[folder, match["run"]].add(path)
+            return [
+                LostRun(run, _lost(sorted(paths), run, removals, look.parts))
+                for (_, run), paths in sorted(runs.items())
+            ]
 
     def _footer(self, path: str, stamp: Stamp) -> Footer | None:
         known = self._footers.get(path)
@@ -360,6 +406,28 @@ def _row(
 def _beside(path: str, name: str) -> str:
     """Return the path of another file in a file's folder."""
     return f"{path.rpartition('/')[0]}/{name}"
+
+
+def _lost(paths: Sequence[str], run: str, removals: Mapping[str, Removal], parts: Sequence[Part]) -> Gap:
+    """Return when a run of a folder may have been, by the names of its files, none of which is as it was written."""
+    first, removal = paths[0], removals.get(paths[0])
+    start = _around(first, parts)[0] if removal is None else removal.first_time
+    why = "is missing, or not as it was written" if removal is None else f"was removed by {removal.reason}"
+    return Gap(start, _around(paths[-1], parts)[1], f"{first.rpartition('/')[2]} {why}: nothing is left of run {run}")
+
+
+def _around(path: str, parts: Sequence[Part]) -> tuple[int, int | None]:
+    """Return when the file before it in its folder ended, and the one after it began: by their names, which begin with a
+    time. 0, None: there is none. A folder is one gateway's, which has one run at a time."""
+    folder, name = os.path.split(path)
+    before, after = 0, None
+    for part in parts:
+        where, other = os.path.split(part.name)
+        if where == folder and other[:16] < name[:16]:
+            before = max(before, part.footer.last_time)
+        elif where == folder and other[:16] > name[:16]:
+            after = part.footer.first_time if after is None else min(after, part.footer.first_time)
+    return before, after
 
 
 def _stamp(stat: os.stat_result) -> Stamp:
