@@ -258,6 +258,7 @@ class Tables:
         """What a packet carries of the sweep where none came round for a while: the next slots, in their order."""
         if self.now - self.swept <= ROUND:
             return
+        self.forget_subscribers()
         before = self.counts["ended"]
         for _ in range(LINES):
             if self.counts["ended"] - before >= LINES:
