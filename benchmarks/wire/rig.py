@@ -141,6 +141,11 @@ class Rig:
             there = _colons(self.mac[peer])
             self.run(member, f"ip neigh replace {address} dev {interface} lladdr {there} nud permanent")
         network.setting("gw", "net/ipv4/ip_forward", 1)
+        for member, interface in (
+            ("in", "c0"),
+            ("out", "s0"),
+        ):  # as network cards have; frames can be redirected to it then
+            self.run(member, f"ethtool -K {interface} gro on")
         network.run("gw", ["nft", SNAT])
         for name, value in (("nf_conntrack_udp_timeout", 3600), ("nf_conntrack_udp_timeout_stream", 3600)):
             network.setting("gw", f"net/netfilter/{name}", value)

@@ -34,6 +34,9 @@ NEW_FLOWS = 1 << 24  # more than pass in a measurement: each frame is a session'
 DRIVERS = ("af_packet", "af_xdp")
 AF_XDP = 44
 KERNEL = "kernel"
+FAST_PATH = "natcore af_xdp, fast path"
+OFFLOADED = 0.95  # of the flows before a fast path is timed
+WARM_BLASTS = 40  # at most, to have so many
 
 
 @dataclass
@@ -88,11 +91,16 @@ class Way:
             self.program.call("stop")
 
 
-def beside(rig: Rig, drivers: tuple[str, ...], max_sessions: int, workers: tuple[int, ...] = (1,)) -> list[Way]:
-    """The kernel, and over each driver the null forwarder and natcore, with so many workers each."""
+def beside(
+    rig: Rig, drivers: tuple[str, ...], max_sessions: int, workers: tuple[int, ...] = (1,), *, fast_path: bool = False
+) -> list[Way]:
+    """The kernel, and over each driver the null forwarder and natcore, with so many workers each. fast_path: over AF_XDP
+    with that too."""
     ways = [Way(KERNEL, None)]
     for driver in drivers:
         ways.append(Way(f"null {driver}", rig.null(driver)))
+        if driver == "af_xdp" and fast_path:
+            ways.append(Way(FAST_PATH, rig.natcore(driver, max_sessions, fast_path=max_sessions)))
         for count in workers:
             name = f"natcore {driver}" if count == 1 else f"natcore {driver}, {count} workers"
             ways.append(Way(name, rig.natcore(driver, max_sessions, workers=count)))
@@ -115,14 +123,17 @@ def established(rig: Rig, sender: Part, options: argparse.Namespace) -> Iterator
     for flows in options.flows:
         section = f"64-byte frames, {flows:,} flows"
         rig.forget_entries()
-        ways = beside(rig, options.drivers, 2 * flows)
+        ways = beside(rig, options.drivers, 2 * flows, fast_path=True)
         rows = {way.name: Row(section, way.name, "packets/s") for way in ways}
         bring_up(rig, sender, ways, flows)
         for _ in range(options.rounds):
             for way in ways:
                 with way as program:
+                    before = warm(rig, sender, program, flows, options.seconds) if way.name == FAST_PATH else 0
                     counted = rig.blast(sender, program, flows, options.seconds)
                     note(rows[way.name], counted)
+                    if way.name == FAST_PATH and program is not None:
+                        check_fast_path(program, before, counted.packets_a_second * options.seconds)
                     if way.name.startswith("natcore"):
                         assert program is not None
                         counters = program.call("counters")
@@ -154,6 +165,28 @@ def finish(ways: list[Way]) -> None:
             way.program.close()
 
 
+def warm(rig: Rig, sender: Part, program: Part | None, flows: int, seconds: float) -> int:
+    """Packets until the XDP program translates nearly all flows; how many it has translated by then."""
+    assert program is not None
+    for _ in range(WARM_BLASTS):
+        rig.blast(sender, program, flows, seconds)
+        counters = program.call("counters")
+        if counters["fast_path_entries"] >= OFFLOADED * flows:
+            return int(counters["fast_path"])
+    raise Wrong(f"the fast path has {counters['fast_path_entries']} of {flows} flows")
+
+
+def check_fast_path(program: Part, before: int, packets: float) -> None:
+    """Nearly all packets were translated by the XDP program."""
+    counters = {}
+    for _ in range(20):  # it is known half a second later
+        counters = program.call("counters")
+        if counters["fast_path"] - before >= OFFLOADED**2 * packets:
+            return
+        time.sleep(0.1)
+    raise Wrong(f"the fast path took {counters['fast_path'] - before} of {packets:.0f} packets")
+
+
 def judged(rows: dict[str, Row], drivers: tuple[str, ...]) -> Iterator[Row]:
     """The rows with their ratios and goals."""
     kernel = rows[KERNEL]
@@ -165,6 +198,12 @@ def judged(rows: dict[str, Row], drivers: tuple[str, ...]) -> Iterator[Row]:
         if ours.cpu_ns:
             dearer = ours.dearer_ns(null)
             ours.aim(f"<= 100 ns more ({dearer:+.0f})", dearer <= 100)
+    if FAST_PATH in rows:
+        fast = rows[FAST_PATH]
+        fast.aim(">= 1.5 x the kernel's", fast.ratio(kernel) >= 1.5)
+        if fast.cpu_ns:
+            cpu = statistics.median(own / base for own, base in zip(fast.cpu_ns, kernel.cpu_ns, strict=True))
+            fast.aim(f"<= 0.65 x the kernel's processor time ({cpu:.2f})", cpu <= 0.65)
     yield from rows.values()
 
 
@@ -257,7 +296,7 @@ def tcp(rig: Rig, sender: Part, options: argparse.Namespace) -> Iterator[Row]:
     """One stream with GSO on, receiving where the system puts it."""
     rig.one_core(False)
     rig.sink(False)
-    ways = beside(rig, options.drivers, 10_000)
+    ways = beside(rig, options.drivers, 10_000, fast_path=True)
     rows = {way.name: Row("TCP, one stream, GSO on", way.name, "Gbit/s") for way in ways}
     for _ in range(options.rounds):
         for way in ways:
@@ -269,6 +308,9 @@ def tcp(rig: Rig, sender: Part, options: argparse.Namespace) -> Iterator[Row]:
         null.ratio(rows[KERNEL])
         ours.ratio(rows[KERNEL])
         ours.aim(">= 95 % of null", ours.ratio(null) >= 0.95)
+    if FAST_PATH in rows:
+        fast = rows[FAST_PATH]
+        fast.aim(">= 95 % of it without", fast.ratio(rows["natcore af_xdp"]) >= 0.95)
     yield from rows.values()
 
 
@@ -293,13 +335,15 @@ def latency(rig: Rig, sender: Part, options: argparse.Namespace) -> Iterator[Row
         ratio = row.ratio(rows[KERNEL])
         if name in AT_ONCE:
             row.aim("<= 4 x the kernel's", ratio <= 4.0)
+        if name == FAST_PATH:
+            row.aim("<= 1.2 x the kernel's", ratio <= 1.2)
     yield from rows.values()
 
 
 # Of a plane with a driver: what is added to its name, and its options.
 MODES: dict[str, dict[str, dict[str, Any]]] = {
     "af_packet": {"": {}, ", favour=latency": {"favour": "latency"}},
-    "af_xdp": {"": {}},
+    "af_xdp": {"": {}, ", fast path": {"fast_path": True}},
 }
 AT_ONCE = ("natcore af_packet, favour=latency", "natcore af_xdp")
 

@@ -58,6 +58,7 @@ cdef void begin(Template* template, const uint8_t* macs, uint32_t remote) noexce
     put16(frame + 12, 0x0800)
     put16(frame + IP, 0x4500)
     put16(frame + IP + 2, FRAME_BYTES - IP)
+    put16(frame + IP + 6, 0x4000)                   # DF, as Linux sends UDP
     put16(frame + IP + 8, 64 << 8 | 17)
     put32(frame + IP + 16, remote)
     put16(frame + UDP + 2, 9)

@@ -2,6 +2,7 @@
 from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from natcore.tables.offload cimport offload_outdate
 from natcore.log.flow_table cimport FlowRow, Flows, flows_clear, flows_delete, flows_new
 from natcore.workers.locks cimport lock_all, unlock_all
 from natcore.api.workers cimport Workers
@@ -60,6 +61,7 @@ cdef class FlowTable:
                 self.attached = 1
                 for i in range(self.shared.count):
                     self.shared.workers[i].flows = self.flows
+                    offload_outdate(self.shared.workers[i].sessions.offload)    # it sees every packet
             workers.unlock()
         if not self.attached:
             raise ConfigurationError("the gateway has a flow log already: one at a time")

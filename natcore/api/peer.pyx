@@ -3,6 +3,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from natcore.api.workers cimport Workers
+from natcore.tables.offload cimport offload_outdate
 from natcore.tables.ports cimport PORT_SPACES
 from natcore.workers.locks cimport lock, unlock
 from natcore.workers.peer_apply cimport (
@@ -14,6 +15,7 @@ from natcore.workers.peer_feed cimport (
 from natcore.workers.peer_rows cimport (
     PEER_ENDS, PEER_HELD_DOWN, PEER_REFRESHES, PEER_SESSIONS, PeerHeldDown, PeerRefresh, PeerSession,
 )
+from natcore.workers.worker cimport Shared
 from natcore.base.compiler cimport load_relaxed64, store_relaxed64
 from natcore.base.spinlock cimport spin_lock, spin_unlock
 
@@ -173,8 +175,17 @@ cdef class Fence:
         self.workers = workers
 
     def set(self, uint64_t until_ns):
-        """Planes may translate until then, CLOCK_MONOTONIC in ns; 0: for ever. Each batch of frames asks."""
-        store_relaxed64(&self.workers.shared.fence_ns, until_ns)
+        """Planes may translate until then, CLOCK_MONOTONIC in ns; 0: for ever. Each batch of frames asks; a fast path offloads
+        nothing from now on."""
+        cdef Shared* shared = self.workers.shared
+        cdef uint32_t i
+        with nogil:
+            self.workers.lock()
+            if shared.fence_ns == 0:
+                for i in range(shared.count):
+                    offload_outdate(shared.workers[i].sessions.offload)
+            store_relaxed64(&shared.fence_ns, until_ns)
+            self.workers.unlock()
 
     def until_ns(self):
         """Until when; 0: for ever."""

@@ -9,18 +9,20 @@ import threading
 import time
 
 from natcore.io.device cimport FRAME_CAPACITY, Driver
+from natcore.io.fast_path cimport FastPath
 from natcore.io.frame_view cimport ArrivedFrames, FrameView, arrived_delete, arrived_new
 from natcore.io.neighbors cimport (
-    FAILED, KNOWN, NEIGHBOURS, UNKNOWN, Neighbours, neighbour_learn, neighbours_delete, neighbours_forget,
+    FAILED, KNOWN, NEIGHBOURS, UNKNOWN, Neighbours, neighbour_is, neighbour_learn, neighbours_delete, neighbours_forget,
     neighbours_lose, neighbours_new, routes_delete, routes_replace, set_delete, set_replace,
 )
 from natcore.nat.undelivered cimport subtract_from_others
+from natcore.tables.offload cimport offload_outdate
 from natcore.tables.ports cimport HostPorts, Ports, address_find
 from natcore.workers.locks cimport lock, unlock
 from natcore.io.pending_frames cimport pending_delete, pending_new
-from natcore.io.io_loop cimport (
-    OTHER_WORKER, ANYWHERE, INTERFACES_MOST, RESOLVE_REQUESTS, VIEWS_MOST, Interface, Loop, ResolveRequest, clear_errors,
-    clock_of, drop_pending, drain_fd, run, signal_fd, work,
+from natcore.io.io_loop cimport clear_errors, clock_of, drop_pending, drain_fd, run, signal_fd, work
+from natcore.io.loop_state cimport (
+    OTHER_WORKER, ANYWHERE, INTERFACES_MOST, RESOLVE_REQUESTS, VIEWS_MOST, Interface, Loop, ResolveRequest,
 )
 from natcore.base.compiler cimport bswap32, fetch_add, load_acquire, load_relaxed, load_relaxed64, store_relaxed, store_release
 from natcore.base.sentinels cimport NONE
@@ -89,6 +91,10 @@ cdef class PlaneLoop:
     cdef void _unlock(self) noexcept nogil:
         unlock(self.loop.worker)
 
+    cdef void _outdate(self) noexcept nogil:
+        """The way of offloaded packets may be another one now: all come the ordinary way once. The worker must be locked."""
+        offload_outdate(self.loop.worker.sessions.offload)
+
     # ---- running ----------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -154,6 +160,7 @@ cdef class PlaneLoop:
             with nogil:
                 self._lock()
                 neighbours_lose(&interface.neighbours)
+                self._outdate()
                 self._unlock()
             if interface.device != NULL:
                 interface.device.complete(interface.device)       # gives the kernel buffers to receive into
@@ -176,6 +183,10 @@ cdef class PlaneLoop:
                 if self.loop.views[i] == NULL:
                     self.loop.views[i] = before
                     self.loop.view_count += 1
+                    with nogil:
+                        self._lock()
+                        self._outdate()                 # it sees every packet
+                        self._unlock()
                     self._views[view] = i
                     return True
         finally:
@@ -241,6 +252,26 @@ cdef class PlaneLoop:
             self.detach(number)
             self.set_tap(number, None)
 
+    # ---- the fast path ---------------------------------------------------------------------------------------------------
+
+    def set_fast_path(self, FastPath fast_path) -> None:
+        """Offers sessions to the XDP programs by this; None: takes them back. The programs must be detached then."""
+        if self._fast_path is not None:
+            self._fast_path.close()                         # its counters stay
+        if fast_path is not None:
+            self._fast_path = fast_path
+            fast_path.begin(self.loop)
+
+    def set_redirects(self, uint32_t number, bint redirects) -> None:
+        """Says whether XDP programs can send by the interface."""
+        self._interface(number)
+        with nogil:
+            self._lock()
+            if self.loop.redirects[number] != redirects:
+                self.loop.redirects[number] = redirects
+                self._outdate()
+            self._unlock()
+
     # ---- configuration of the loop ---------------------------------------------------------------------------------------
 
     def set_mac(self, uint32_t number, bytes mac not None) -> None:
@@ -253,6 +284,7 @@ cdef class PlaneLoop:
         with nogil:
             self._lock()
             memcpy(changed.mac, new, 6)
+            self._outdate()
             self._unlock()
         if changed.side == OUTSIDE:
             self.announce()
@@ -272,6 +304,7 @@ cdef class PlaneLoop:
             self._lock()
             self.loop.mtus[number] = mtu
             update_mtus(self.loop)
+            self._outdate()
             self._unlock()
 
     def announce(self) -> None:
@@ -290,6 +323,7 @@ cdef class PlaneLoop:
         with nogil:
             self._lock()
             done = set_replace(&self.loop.local, &members[0], <uint32_t>members.shape[0] - 1)
+            self._outdate()
             self._unlock()
         if not done:
             raise CapacityError("no memory for the host's own addresses")
@@ -315,6 +349,7 @@ cdef class PlaneLoop:
             self._lock()
             done = routes_replace(&self.loop.routes[over], &first[0], &via[0], by, <uint32_t>first.shape[0] - 1)
             update_mtus(self.loop)
+            self._outdate()
             self._unlock()
         if not done:
             raise CapacityError("no memory for routes")
@@ -329,7 +364,9 @@ cdef class PlaneLoop:
             known = where
         with nogil:
             self._lock()
-            neighbour_learn(neighbours, address, known, state)
+            if not neighbour_is(neighbours, address, known, state):
+                neighbour_learn(neighbours, address, known, state)
+                self._outdate()
             self._unlock()
         if load_acquire(&self.loop.pending.frames):
             store_release(&self.loop.learned, 1)
@@ -427,6 +464,8 @@ cdef class PlaneLoop:
         tap = self._taps[number]
         if tap is not None:
             own = {**own, "ring_drops": own.get("ring_drops", 0) + tap.counters()["ring_drops"]}
+        if self._fast_path is not None:
+            own = add(own, self._fast_path.interface_counters(number))
         passed = own.get("left_to_kernel", 0)               # counted by a driver that does not deliver them
         return {**own, "left_to_kernel": passed + load_relaxed64(&interface.left_to_kernel),
                 "arp_answered": load_relaxed64(&interface.arp_answered), "unresolved": load_relaxed64(&interface.unresolved),
@@ -447,6 +486,8 @@ cdef class PlaneLoop:
                 result[f"{name}_{key}"] = result.get(f"{name}_{key}", 0) + value
             result[f"{name}_no_route"] = self.loop.no_route[side]
         result["left_to_kernel"] = result["inside_left_to_kernel"] + result["outside_left_to_kernel"]
+        if self._fast_path is not None:
+            result.update(self._fast_path.counters())
         return result
 
 

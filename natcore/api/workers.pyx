@@ -3,6 +3,8 @@
 `Core` configures them and translates; `LogRows` reads the journal, `Inspection` copies tables, `FlowTable` captures flows.
 Each keeps its own state and one reference to the workers, and none knows another.
 """
+from natcore.base.compiler cimport unlikely
+from natcore.base.grace_period cimport grace_period
 from natcore.base.pages cimport table_delete, table_new
 from natcore.log.events cimport event_fd, event_fd_close
 from natcore.workers.locks cimport lock_all, unlock_all
@@ -36,6 +38,12 @@ cdef class Workers:
         """Locks all workers, between two batches of their loops. Pair it with unlock in one `with nogil:`: no Python code may
         run in between, not even by an allocation or a dropped reference, since it may want the lock too."""
         lock_all(self.first)
+        if unlikely(self.first.sessions.offload != NULL):
+            self.first.sessions.offload.recalled = False
 
     cdef void unlock(self) noexcept nogil:
+        """With a fast path, what the caller has changed holds for every packet when it returns."""
+        cdef bint recalled = self.first.sessions.offload != NULL and self.first.sessions.offload.recalled
         unlock_all(self.first)
+        if unlikely(recalled):
+            grace_period()

@@ -45,18 +45,39 @@ cdef extern from * nogil:
         a.link_create.attach_type = BPF_XDP; a.link_create.flags = XDP_FLAGS_DRV_MODE;
         return natcore_bpf(BPF_LINK_CREATE, &a);
     }
+    static int natcore_bpf_run(int program, const void* in, uint32_t bytes, void* out, uint32_t* capacity,
+                               uint32_t interface, uint32_t* action) {
+        union bpf_attr a;
+        struct xdp_md context;
+        int result;
+        memset(&a, 0, sizeof(a));
+        memset(&context, 0, sizeof(context));
+        context.data_end = bytes;
+        context.ingress_ifindex = interface;
+        a.test.prog_fd = program; a.test.data_in = (uint64_t)(uintptr_t)in; a.test.data_size_in = bytes;
+        a.test.data_out = (uint64_t)(uintptr_t)out; a.test.data_size_out = *capacity;
+        if (interface) { a.test.ctx_in = (uint64_t)(uintptr_t)&context; a.test.ctx_size_in = sizeof(context); }
+        result = natcore_bpf(BPF_PROG_TEST_RUN, &a);
+        *capacity = a.test.data_size_out;
+        *action = a.test.retval;
+        return result;
+    }
     """
     enum:
         BPF_MAP_TYPE_ARRAY
         BPF_MAP_TYPE_HASH
         BPF_MAP_TYPE_XSKMAP
+        BPF_MAP_TYPE_DEVMAP
         BPF_F_NO_PREALLOC
+        BPF_F_MMAPABLE
         BPF_MAP_LOOKUP_ELEM
         BPF_MAP_UPDATE_ELEM
         BPF_MAP_DELETE_ELEM
     int c_map "natcore_bpf_map" (uint32_t kind, uint32_t key, uint32_t value, uint32_t entries, uint32_t flags)
     int c_element "natcore_bpf_element" (int command, int map, const void* key, const void* value)
     int c_program "natcore_bpf_program" (const void* instructions, uint32_t count, char* log, uint32_t bytes)
+    int c_run "natcore_bpf_run" (int program, const void* frame, uint32_t bytes, void* out, uint32_t* capacity,
+                                 uint32_t interface, uint32_t* action)
     int c_link "natcore_bpf_link" (int program, uint32_t interface)
 
 cdef enum:
@@ -76,6 +97,16 @@ def table(uint32_t entries, uint32_t key_bytes, uint32_t value_bytes) -> int:
 def sockets(uint32_t entries) -> int:
     """Creates a map of AF_XDP sockets by queue; its descriptor."""
     return checked(c_map(BPF_MAP_TYPE_XSKMAP, 4, 4, entries, 0), "bpf: a map of sockets")
+
+
+def shared_array(uint32_t entries, uint32_t value_bytes) -> int:
+    """Creates an array map that can be mapped into memory; its descriptor. Raises OSError (E2BIG, ENOMEM)."""
+    return checked(c_map(BPF_MAP_TYPE_ARRAY, 4, value_bytes, entries, BPF_F_MMAPABLE), "bpf: a shared array")
+
+
+def devices(uint32_t entries) -> int:
+    """Creates a map of interfaces that programs redirect to; its descriptor."""
+    return checked(c_map(BPF_MAP_TYPE_DEVMAP, 4, 4, entries, 0), "bpf: a map of devices")
 
 
 def set_element(int map_fd, bytes key not None, bytes value not None) -> None:
@@ -114,3 +145,13 @@ def link(int program_fd, uint32_t interface) -> int:
     Raises OSError: EBUSY if there is another XDP program, EOPNOTSUPP if the driver has no XDP support.
     """
     return checked(c_link(program_fd, interface), "bpf: attaching the XDP program")
+
+
+def test_run(int program_fd, bytes frame not None, uint32_t interface=0) -> tuple[int, bytes]:
+    """Runs the program once on a frame, which goes nowhere: its action and the frame as it left it. interface: as if it had
+    come by that one (its index)."""
+    cdef uint32_t capacity = <uint32_t>len(frame) + 256, action = 0
+    out = bytearray(capacity)
+    checked(c_run(program_fd, <const uint8_t*>frame, <uint32_t>len(frame), <char*>out, &capacity, interface, &action),
+            "bpf: running the program")
+    return action, bytes(out[:capacity])

@@ -2,13 +2,18 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from natcore.io.device cimport FRAME_CAPACITY, Device
+from natcore.io.device cimport FRAME_CAPACITY, Arrival, Device
+from natcore.io.fast_path cimport fold_some, offer
+from natcore.io.loop_state cimport (
+    ANYWHERE, BATCH, INTERFACES_MOST, RESOLVE_REQUESTS, VIEWS_MOST, Interface, Loop,
+)
 from natcore.io.frame_view cimport view_arrive, view_leave, view_generated
 from natcore.io.neighbors cimport (
     RESOLVE_AGAIN_MS, FAILED, KNOWN, NO_ROUTE, UNKNOWN, Neighbour, set_contains, neighbour_at, neighbour_of, route_to,
 )
 from natcore.tables.ports cimport Address, address_find, host_has, space_of
 from natcore.workers.locks cimport lock, unlock
+from natcore.workers.worker cimport Worker
 from natcore.nat.admission cimport is_shared_address
 from natcore.nat.clock cimport tick
 from natcore.nat.pipeline cimport count_sides, revoke, take_generated, translate
@@ -17,7 +22,7 @@ from natcore.io.pending_frames cimport (
     PENDING_MS, PendingFrame, pending_add, pending_first, pending_remove, pending_next, pending_sweep,
 )
 from natcore.io.arp cimport ARP_FRAME_BYTES, arp_announce, arp_reply, arp_requested_address
-from natcore.frame cimport FRAME_CROSSING, FRAME_CSUM_PARTIAL, FRAME_GSO, FRAME_UNFINISHED
+from natcore.frame cimport FRAME_CROSSING, FRAME_CSUM_PARTIAL, FRAME_GSO, FRAME_UNFINISHED, Frame
 from natcore.base.compiler cimport (
     bswap16, bswap32, count_up, load_acquire, load_relaxed, load_relaxed64, store_relaxed, store_relaxed64, store_release,
     unlikely,
@@ -409,6 +414,16 @@ cdef void show_left(Loop* loop, const Interface* interface, uint32_t count, bint
                        tapped, now_ns)
 
 
+cdef void offer_forwarded(Loop* loop, const Interface* interface, uint32_t count, uint64_t now_ns) noexcept nogil:
+    """Offers sessions of forwarded frames to the fast path, one frame of four: a session has had some packets then."""
+    cdef uint32_t i
+    loop.worker.sessions.offload.now_ns = now_ns
+    for i in range(count):
+        loop.offered = loop.offered * <uint32_t>1664525 + <uint32_t>1013904223
+        if loop.offered < <uint32_t>1 << 30:
+            offer(loop, interface, &loop.frames[i])
+
+
 cdef uint32_t serve(Loop* loop, Interface* interface, Device* device, uint32_t budget) noexcept nogil:
     """Serves one batch of an interface's device or tap; frames received."""
     cdef uint32_t arrived, count, i, now_ms
@@ -434,6 +449,8 @@ cdef uint32_t serve(Loop* loop, Interface* interface, Device* device, uint32_t b
                 deliver(loop, &loop.frames[i], loop.arrivals[loop.frames[i].tag].offload, now_ms)
             if unlikely(tapped or loop.frames[i].verdict == LOCAL):
                 count_local(loop, interface, &loop.frames[i], tapped)
+        if unlikely(loop.worker.sessions.offload != NULL and not tapped):
+            offer_forwarded(loop, interface, count, now_ns)
         if unlikely(loop.view_count):
             show_left(loop, interface, count, tapped, now_ns)
         send_generated(loop, interface, now_ns)
@@ -456,14 +473,18 @@ cdef void flush_all(Loop* loop) noexcept nogil:
 
 cdef void run_timers(Loop* loop) noexcept nogil:
     """Runs timers: sweep, pending frames, announcements, generated frames."""
-    cdef uint64_t now_ns = clock_of(loop)
+    cdef uint64_t now_ns = clock_of(loop), elapsed_ns
     store_relaxed64(&loop.turned_ns, <uint64_t>(<int64_t>now_ns - loop.offset_ns))
     if now_ns - loop.timers_ns < TIMERS_NS and not load_acquire(&loop.learned):
         return
+    elapsed_ns = now_ns - loop.timers_ns
     loop.timers_ns = now_ns
     if is_fenced(loop):                 # ARP announces nothing, and nothing that waits is sent
         return
     lock_for_batch(loop.worker)
+    if unlikely(loop.worker.sessions.offload != NULL):
+        loop.worker.sessions.offload.now_ns = now_ns
+        fold_some(loop, elapsed_ns)
     tick(loop.worker, now_ns)
     if loop.pending.frames:
         process_pending(loop, <uint32_t>(now_ns // 1000000), False)

@@ -81,6 +81,7 @@ cdef inline Neighbour* neighbour_of(Neighbours* neighbours, uint32_t address) no
 
 cdef bint neighbours_new(Neighbours* neighbours) noexcept nogil
 cdef void neighbours_delete(Neighbours* neighbours) noexcept nogil
+cdef bint neighbour_is(const Neighbours* neighbours, uint32_t address, const uint8_t* mac, uint8_t state) noexcept nogil
 cdef bint neighbour_learn(Neighbours* neighbours, uint32_t address, const uint8_t* mac, uint8_t state) noexcept nogil
 cdef void neighbours_lose(Neighbours* neighbours) noexcept nogil
 cdef bint neighbours_forget(Neighbours* neighbours, uint32_t now_ms) noexcept nogil

@@ -1,7 +1,7 @@
 """Next-hop tables: the control side changes them with the worker locked, the loop reads them."""
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from natcore.base.pages cimport table_delete, table_new
 
@@ -44,6 +44,14 @@ cdef bint neighbours_new(Neighbours* neighbours) noexcept nogil:
 cdef void neighbours_delete(Neighbours* neighbours) noexcept nogil:
     table_delete(neighbours.slots, NEIGHBOURS * sizeof(Neighbour))
     neighbours.slots = NULL
+
+
+cdef bint neighbour_is(const Neighbours* neighbours, uint32_t address, const uint8_t* mac, uint8_t state) noexcept nogil:
+    """Whether that is known of the neighbour already."""
+    cdef const Neighbour* neighbour = neighbour_at(neighbours, address)
+    if neighbour.address == 0:
+        return mac == NULL
+    return neighbour.state == state and (mac == NULL or memcmp(neighbour.mac, mac, 6) == 0)
 
 
 cdef bint neighbour_learn(Neighbours* neighbours, uint32_t address, const uint8_t* mac, uint8_t state) noexcept nogil:

@@ -2,10 +2,11 @@
 from libc.stdint cimport int16_t, uint8_t, uint32_t
 
 from natcore.packet.parse cimport Packet, wire_bytes, wire_packets
-from natcore.tables.sessions cimport OUT, Session, class_of, note_change, session_count, window_roll
-from natcore.tables.tcp_state cimport REFRESH_BY_POLICY, TCP_STATE, TCP_STEADY, ahead, tcp_step
+from natcore.tables.sessions cimport OUT, Session, class_of, note_change, session_count, session_recall, window_roll
+from natcore.tables.tcp_state cimport REFRESH_BY_POLICY, TCP_STATE, TCP_STEADY, tcp_step
 from natcore.frame cimport Frame
 from natcore.base.compiler cimport bswap32, either, likely, unlikely
+from natcore.base.serial_numbers cimport ahead
 from natcore.workers.worker cimport Clock, Worker
 from natcore.base.headers cimport PROTOCOL_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TcpHeader
 
@@ -46,6 +47,8 @@ cdef inline void account(Worker* worker, uint32_t slot, uint32_t direction, cons
         session.end[direction] += ahead(bswap32(segment.sequence) + packet.payload, session.end[direction])
         session.ack[direction] += ahead(bswap32(segment.acknowledgement), session.ack[direction])
     else:
+        if unlikely(worker.sessions.offload != NULL):
+            session_recall(&worker.sessions, slot)
         state, timeout_class = session.state, session.timeout_class
         refresh = account_other(session, &worker.sessions.syn[2 * <size_t>slot], direction, packet)
         if (session.state ^ state) & TCP_STATE or session.timeout_class != timeout_class:

@@ -19,7 +19,7 @@ from natcore.tables.sessions cimport (
     hairpin_ports, window_roll,
 )
 from natcore.nat.fragmentation cimport fragment_packet
-from natcore.tables.tcp_state cimport is_later
+from natcore.base.serial_numbers cimport is_later
 from natcore.frame cimport FRAME_CROSSING, Frame
 from natcore.base.compiler cimport bswap16, bswap32
 from natcore.base.sentinels cimport NONE

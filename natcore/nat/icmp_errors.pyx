@@ -10,14 +10,15 @@ from natcore.nat.ip_identification cimport identify
 from natcore.packet.parse cimport Packet, header_sum
 from natcore.tables.ports cimport address_find
 from natcore.tables.sessions cimport (
-    HAIRPINNED, IN, OUT, ROLE_INSIDE, ROLE_OUTSIDE, SYN_NOTED, UNTRANSLATED_BOTH, Session, is_dead, session_find,
-    hairpin_addresses, hairpin_ports,
+    HAIRPINNED, IN, OUT, ROLE_INSIDE, ROLE_OUTSIDE, SYN_NOTED, UNTRANSLATED_BOTH, Session, Sessions, is_dead, session_find,
+    session_fold, hairpin_addresses, hairpin_ports,
 )
-from natcore.tables.tcp_state cimport FAST_OPEN, TCP_ACKED, TCP_INIT_IN, TCP_SENT, TCP_STATE, is_later
+from natcore.tables.tcp_state cimport FAST_OPEN, TCP_ACKED, TCP_INIT_IN, TCP_SENT, TCP_STATE
 from natcore.base.checksum cimport checksum, combine, delta16, delta32, update
 from natcore.frame cimport Frame
-from natcore.base.compiler cimport bswap16, bswap32
+from natcore.base.compiler cimport bswap16, bswap32, unlikely
 from natcore.base.sentinels cimport NONE
+from natcore.base.serial_numbers cimport is_later
 from natcore.workers.worker cimport Clock, Worker
 from natcore.packet.verdict cimport (
     DROP_CHECKSUM, DROP_MALFORMED, DROP_NO_MAPPING, DROP_SPOOFED, DROP_UNSUPPORTED, HAIRPIN, INBOUND, LOCAL,
@@ -153,6 +154,8 @@ cdef const Session* find_quoted(const Worker* worker, const Quote* quote, uint32
     cdef const Session* session
     if slot == NONE:
         return NULL
+    if unlikely(worker.sessions.offload != NULL):
+        session_fold(<Sessions*>&worker.sessions, slot)
     session = &worker.sessions.hot[slot]
     if is_dead(&worker.sessions, session, now.ms) or not sequence_in_window(
             session, &worker.sessions.syn[2 * <size_t>slot], 1 - back, quote):

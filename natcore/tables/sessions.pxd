@@ -6,6 +6,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.log.journal cimport Journal, Record
 from natcore.tables.mappings cimport Mappings
+from natcore.tables.offload cimport Offload
 from natcore.base.flow_hash cimport HashKey, flow_hash
 from natcore.base.sentinels cimport NONE
 from natcore.base.hash_table cimport Index, index_find
@@ -131,6 +132,7 @@ cdef struct Sessions:
     uint64_t swept_ns           # begin of the sweep's current round
     uint64_t complete_ns        # everything due by then has ended, its rows are in the journal
     uint32_t sweep_at           # next slot of the sweep
+    Offload* offload            # sessions that an XDP program translates packets of, or NULL
     const void* lock            # lock that the caller holds: the worker's; NULL: a test's table
     uint64_t* changed           # [capacity / 64] one bit per slot: a standby does not know it as it is; NULL: there is no feed
 
@@ -207,6 +209,9 @@ cdef void session_close(Sessions* table, uint32_t slot, uint64_t end_ns, uint64_
 cdef void session_prefetch_close(const Sessions* table, uint32_t slot) noexcept nogil
 cdef void session_expire(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
 cdef void window_roll(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
+cdef void session_fold(Sessions* table, uint32_t slot) noexcept nogil
+cdef void session_recall(Sessions* table, uint32_t slot) noexcept nogil
+cdef void sessions_fold(Sessions* table) noexcept nogil
 cdef uint8_t mapping_life(Sessions* table, uint32_t number, uint32_t now_ms) noexcept nogil
 cdef bint mapping_answered(Sessions* table, uint32_t number, uint32_t now_ms) noexcept nogil
 cdef bint filter_open(Sessions* table, uint32_t remote_ip, uint32_t outside_ip, uint16_t outside_port, uint8_t protocol,

@@ -7,15 +7,19 @@ from natcore.log.journal cimport (
     journal_slot,
 )
 from natcore.tables.mappings cimport MAPPING_STATIC, Mapping, mapping_close
+from natcore.tables.offload cimport OFFLOAD_UNIT_SHIFT, Offload, OffloadEntry, OffloadUse, offload_units
 from natcore.tables.ports cimport space_of
 from natcore.base.checksum cimport combine, delta16, delta32
 from natcore.base.flow_hash cimport flow_hash
-from natcore.base.compiler cimport bswap16, bswap32, fetch_add64, load_relaxed64, prefetch_write, store_relaxed, unlikely
+from natcore.base.compiler cimport (
+    bswap16, bswap32, fetch_add64, load_relaxed, load_relaxed64, prefetch_write, store_relaxed, unlikely,
+)
 from natcore.base.sentinels cimport NONE
+from natcore.base.serial_numbers cimport ahead
 from natcore.base.hash_table cimport (
     bucket_of, index_delete, index_find, index_insert, index_new, index_remove,
 )
-from natcore.base.headers cimport PROTOCOL_ICMP
+from natcore.base.headers cimport PROTOCOL_ICMP, PROTOCOL_TCP
 from natcore.base.linked_list cimport link, unlink
 from natcore.base.pages cimport table_delete, table_new
 from natcore.base.freelist cimport freelist_init, freelist_give, freelist_take
@@ -126,6 +130,8 @@ cdef bint window_copy(const Sessions* table, uint32_t slot, uint64_t now_ns, Rec
     cdef const Session* session = &table.hot[slot]
     cdef const Cold* cold = &table.cold[slot]
     assert_held(table.lock, "sessions: window_copy")
+    if unlikely(table.offload != NULL):
+        session_fold(<Sessions*>table, slot)
     if session.flags & (SESSION_FREE | NO_WINDOW | UNLOGGED):
         return False
     row_fill(table, slot, RECORD_WINDOW, cold.window_start_ns, now_ns, row)
@@ -141,6 +147,9 @@ cdef void window_write(Sessions* table, uint32_t slot, uint64_t end_ns) noexcept
     cdef Record* row
     cdef uint32_t direction
     assert_held(table.lock, "sessions: window_write")
+    if unlikely(table.offload != NULL):
+        suspend(table, slot)
+        end_ns = max(end_ns, cold.window_start_ns)  # where a late packet has just opened the window
     if session.flags & NO_WINDOW:
         return
     row = row_begin(table, slot, RECORD_WINDOW, cold.window_start_ns, end_ns if end_ns < limit else limit)
@@ -168,6 +177,95 @@ cdef void window_roll(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept 
     session.flags &= ~NO_WINDOW
     cold.window_start_ns = now_ns
     session.window_end = <uint16_t>((now_ns + table.window_ns) // 1000000000)
+
+
+# ---- offloaded sessions (offload.pxd) ----------------------------------------------------------------------------------
+
+cdef uint32_t seen_ms(const Offload* offload, const OffloadEntry* entry) noexcept nogil:
+    """When the program saw the entry's last packet, ms of the gateway's clock: at most a unit later than it was, never later
+    than the last batch."""
+    cdef int age = <int>(offload_units(offload, offload.now_ns) - entry.last_seen) - 1
+    return <uint32_t>((offload.now_ns - (<uint64_t>max(age, 0) << OFFLOAD_UNIT_SHIFT)) // 1000000)
+
+
+cdef void fold_direction(Sessions* table, uint32_t slot, uint32_t direction, OffloadEntry* entry,
+                         OffloadUse* use) noexcept nogil:
+    """Adds to the session what the program has counted since the last call."""
+    cdef Offload* offload = table.offload
+    cdef Session* session = &table.hot[slot]
+    cdef uint32_t packets = load_relaxed(&entry.packets) - use.packets, seen
+    cdef uint64_t bytes = load_relaxed64(&entry.bytes) - use.bytes, left = bytes
+    if packets == 0:
+        return
+    use.packets += packets
+    use.bytes += bytes
+    offload.packets[direction] += packets
+    offload.bytes[direction] += bytes
+    offload.total += packets
+    offload.interfaces[entry.interface].received += packets
+    offload.interfaces[offload.hops[entry.hop].interface].sent += packets
+    if session.flags & NO_WINDOW:                   # counted while the window was being closed
+        window_roll(table, slot, offload.now_ns)
+    while left > <uint32_t>-1:
+        session_count(session, &table.cold[slot], direction, 0, <uint32_t>-1)
+        left -= <uint32_t>-1
+    session_count(session, &table.cold[slot], direction, packets, <uint32_t>left)
+    seen = seen_ms(offload, entry)
+    if <int>(seen - session.last_seen) > 0:
+        session.last_seen = seen
+    if session.protocol == PROTOCOL_TCP:
+        session.end[direction] += ahead(entry.end, session.end[direction])
+        session.ack[direction] += ahead(entry.ack, session.ack[direction])
+
+
+cdef void session_fold(Sessions* table, uint32_t slot) noexcept nogil:
+    """Brings an offloaded session up to date: counters, time of the last packet, TCP marks."""
+    cdef Offload* offload = table.offload
+    cdef uint32_t direction, number
+    assert_held(table.lock, "sessions: session_fold")
+    for direction in range(2):
+        number = offload.of_slot[2 * <size_t>slot + direction]
+        if number != NONE:
+            fold_direction(table, slot, direction, &offload.entries[number], &offload.uses[number])
+
+
+cdef void sessions_fold(Sessions* table) noexcept nogil:
+    """The same for all sessions."""
+    cdef Offload* offload = table.offload
+    cdef uint32_t slot
+    if offload != NULL and offload.live:
+        for slot in range(table.slots.fresh):
+            session_fold(table, slot)
+
+
+cdef void suspend(Sessions* table, uint32_t slot) noexcept nogil:
+    """Brings the session up to date and takes its entries out of force until its next packet, which opens a window."""
+    cdef Offload* offload = table.offload
+    cdef uint32_t direction, number
+    for direction in range(2):
+        number = offload.of_slot[2 * <size_t>slot + direction]
+        if number != NONE:
+            store_relaxed(&offload.entries[number].generation, offload.generation[0] - 1)
+    session_fold(table, slot)
+
+
+cdef void session_recall(Sessions* table, uint32_t slot) noexcept nogil:
+    """Takes the session back from the program: all its packets come the ordinary way."""
+    cdef Offload* offload = table.offload
+    cdef uint32_t direction, number
+    if offload.of_slot[2 * <size_t>slot] == NONE and offload.of_slot[2 * <size_t>slot + 1] == NONE:
+        return
+    suspend(table, slot)
+    offload.sessions -= 1
+    for direction in range(2):
+        number = offload.of_slot[2 * <size_t>slot + direction]
+        if number != NONE:
+            offload.entries[number].protocol = 0
+            offload.uses[number].slot = NONE
+            offload.uses[number].recalled = offload.epoch
+            offload.of_slot[2 * <size_t>slot + direction] = NONE
+            offload.live -= 1
+            offload.recalled = True
 
 
 # ---- lists of sessions -----------------------------------------------------------------------------------------------
@@ -428,6 +526,8 @@ cdef void end_rows_write(Sessions* table, uint32_t slot, uint64_t end_ns) noexce
     """Writes the last window's row and the end row, with the session's totals."""
     cdef const Cold* cold = &table.cold[slot]
     cdef Record* row
+    if unlikely(table.offload != NULL):
+        session_recall(table, slot)
     window_write(table, slot, end_ns)
     row = row_begin(table, slot, RECORD_END, cold.birth_ns, end_ns)
     if row != NULL:

@@ -5,6 +5,7 @@ from natcore.tables.sessions cimport (
     IN, OUT, SYN_NOTED, TIMEOUT_TCP_ESTABLISHED, TIMEOUT_TCP_TRANSITORY, TIMEOUT_UNREPLIED, Session,
 )
 from natcore.base.headers cimport TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN
+from natcore.base.serial_numbers cimport is_later
 
 cdef enum:                      # TcpState
     TCP_INIT_OUT = 0            # SYN from inside
@@ -22,15 +23,6 @@ cdef enum:                      # TcpState
     # Established with all four set: the fast path. Sessions of other protocols are steady too, except those opened from
     # outside and not answered, which are TCP_INIT_IN.
     TCP_STEADY = TCP_ESTABLISHED | 0xF0
-
-cdef inline bint is_later(uint32_t one, uint32_t other) noexcept nogil:
-    """Serial number arithmetic (RFC 9293 section 3.4)."""
-    return <int>(one - other) > 0
-
-cdef inline uint32_t ahead(uint32_t one, uint32_t other) noexcept nogil:
-    """How far one is ahead of other; 0 if it is not."""
-    cdef int distance = <int>(one - other)
-    return <uint32_t>(distance if distance > 0 else 0)
 
 cdef inline void tcp_track(Session* session, uint32_t direction, uint8_t flags, uint32_t acknowledgement,
                            uint32_t end) noexcept nogil:

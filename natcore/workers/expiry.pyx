@@ -7,7 +7,7 @@ from natcore.tables.mappings cimport Mapping, Mappings, MappingCursor, mapping_p
 from natcore.tables.ports cimport ports_reclaim
 from natcore.tables.sessions cimport (
     LIFE_SOME, EXAMINED_MOST, NO_WINDOW, SESSION_FREE, TIMEOUTS, Cold, Session, Sessions, deadline_of, is_dead, mapping_life,
-    session_prefetch_close, session_close, session_expire, window_write,
+    session_fold, session_prefetch_close, session_close, session_expire, sessions_fold, window_write,
 )
 from natcore.base.compiler cimport fetch_add, prefetch_write, store_relaxed64, store_release64
 from natcore.base.sentinels cimport NONE, NO_LIMIT
@@ -78,6 +78,9 @@ cdef void sweep_slice(Sessions* table, uint32_t lines, uint32_t ends, uint64_t n
         session = &table.hot[slot]
         if not session.flags & SESSION_FREE:
             dead = is_dead(table, session, now_ms)
+            if dead and table.offload != NULL:
+                session_fold(table, slot)
+                dead = is_dead(table, session, now_ms)
             if dead or window_over(table, session, &table.cold[slot], now_ns, False):
                 if journal_is_short(table.journal):
                     return                          # resume at this line; examining it late is harmless
@@ -209,6 +212,7 @@ cdef bint sweep_all(Sessions* first, uint64_t now_ns, uint64_t rows) noexcept no
     cdef DueList list_
     due_begin(&list_, first)
     for i in range(list_.table_count):
+        sessions_fold(list_.tables[i])
         swept_ns = min(swept_ns, list_.tables[i].swept_ns)
         long_ago = long_ago or is_long_ago(list_.tables[i], now_ns)
     if now_ns - swept_ns >= HORIZON_NS:
@@ -242,6 +246,7 @@ cdef void retime(Sessions* table, const uint32_t* timeout_ms, uint32_t now_ms) n
     cdef Session* session
     cdef uint32_t changed = 0
     assert_held(table.lock, "sessions: retime")
+    sessions_fold(table)
     for slot in range(TIMEOUTS):
         changed |= table.timeout_ms[slot] ^ timeout_ms[slot]
     for slot in range(table.slots.fresh if changed else 0):

@@ -11,7 +11,7 @@ cdef enum:                      # PeerKind
     PEER_REFRESHES = 3
     PEER_HELD_DOWN = 4
 
-cdef packed struct PeerSession: # a session, and its mapping
+cdef packed struct PeerSession:  # a session, and its mapping
     uint32_t slot
     uint32_t id_low
     uint16_t id_high
@@ -37,7 +37,7 @@ cdef packed struct PeerSession: # a session, and its mapping
     uint16_t mapping_port
     uint16_t unused_too
 
-cdef packed struct PeerRefresh: # of a session that packets passed since
+cdef packed struct PeerRefresh:  # of a session that packets passed since
     uint32_t slot
     uint32_t last_seen
     uint32_t ack[2]

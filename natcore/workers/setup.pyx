@@ -9,6 +9,7 @@ from natcore.tables.outbox cimport outbox_delete
 from natcore.log.journal cimport journal_delete
 from natcore.tables.mappings cimport mappings_delete, mappings_new
 from natcore.tables.ports cimport PORT_SPACES, SPACE_ICMP, Ports, ports_delete
+from natcore.tables.offload cimport offload_outdate
 from natcore.tables.sessions cimport TIMEOUT_FRAGMENT, TIMEOUTS, sessions_delete, sessions_new
 from natcore.tables.syn_holdoff cimport syn_holdoff_delete
 from natcore.base.pages cimport table_delete, table_new
@@ -92,6 +93,7 @@ cdef void configure(Shared* shared, const Configuration* new) noexcept nogil:
     for w in range(shared.count):
         worker = shared.workers[w]
         worker.configuration = new[0]
+        offload_outdate(worker.sessions.offload)
         worker.mappings.pooling = new.pooling
         worker.sessions.window_ns = new.window_ns
         for i in range(TIMEOUTS):

@@ -12,7 +12,7 @@ from natcore.tables.outbox cimport ErrorBudget, Outbox, outbox_frames
 from natcore.tables.mappings cimport MAPPING_FREE, MAPPING_STATIC, Mapping, Subscriber
 from natcore.tables.port_blocks cimport BLOCK_CHAINS, block_at
 from natcore.tables.ports cimport PORT_SPACES, PORT_WORDS, Address, PortMap, Ports, space_of
-from natcore.tables.sessions cimport SESSION_FREE, SYN_NOTED, Cold, Filter, Session, Sessions
+from natcore.tables.sessions cimport SESSION_FREE, SYN_NOTED, Cold, Filter, Session, Sessions, sessions_fold
 from natcore.tables.syn_holdoff cimport HELD_SYNS, HeldSyn, SynHoldoff
 from natcore.workers.limits cimport LIMITS
 from natcore.workers.state_rows cimport (
@@ -190,6 +190,7 @@ cdef void expect_rows(const Worker* worker, Rows* sections) noexcept nogil:
 
 cdef void give_worker(const Worker* worker, Rows* sections) noexcept nogil:
     """A worker's sections."""
+    sessions_fold(<Sessions*>&worker.sessions)
     give_sessions(&worker.sessions, sections)
     give_free(&worker.sessions.slots, &sections[SECTION_FREE_SESSIONS])
     give_mappings(worker, sections)

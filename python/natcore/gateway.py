@@ -253,6 +253,7 @@ class Gateway(Closing):
     timeouts = ReadOnly[Timeouts]("Idle seconds after which a session ends.", "modify(timeouts=…) changes them")
     window = ReadOnly[float]("Seconds of a session log row.")
     framing = ReadOnly[choices.Framing]('Frames are "ethernet" or bare "ip" packets.')
+    decrement_ttl = ReadOnly[bool]("Whether it takes a hop off the time to live of what it forwards.")
     inside = ReadOnly[Link]("Its own link on the inside.")
     outside = ReadOnly[Link]("Its own link on the outside.")
     records = ReadOnly[int]("Rows that are kept for take_records().")
@@ -811,7 +812,7 @@ class Gateway(Closing):
     def forward(
         self, inside: str | Sequence[str], outside: str, *, driver: choices.Driver = "af_packet",
         favour: choices.Favour = "throughput", threads: bool = True, cpus: Sequence[int] | None = None,
-        block_when_stopped: bool | None = None,
+        block_when_stopped: bool | None = None, fast_path: bool | int = False,
     ) -> Plane:  # fmt: skip
         """Forward between inside interfaces and an outside one until the plane is stopped.
 
@@ -831,6 +832,9 @@ class Gateway(Closing):
             The processor of each worker's thread; None: the system chooses.
         block_when_stopped
             The kernel forwards nothing that comes by these interfaces after the end either; None: if it forwards at all.
+        fast_path
+            With driver="af_xdp" and one worker: XDP programs translate packets of established TCP and UDP sessions. A number:
+            of so many sessions at most, 1 to 5,000,000; True: 262,144.
 
         Returns
         -------
@@ -849,7 +853,7 @@ class Gateway(Closing):
 
         return Plane(
             self, inside, outside, driver=driver, favour=favour, threads=threads, cpus=cpus,
-            block_when_stopped=block_when_stopped,
+            block_when_stopped=block_when_stopped, fast_path=fast_path,
         )  # fmt: skip
 
     def forward_async(

@@ -296,6 +296,8 @@ class Collector(BaseCollector):
         packets = CounterMetricFamily(
             "natcore_interface_packets", "Frames of the interface's rings.", labels=["interface", "worker", "event"]
         )
+        fast = GaugeMetricFamily("natcore_fast_path_sessions", "Sessions that XDP programs translate packets of.")
+        fast.add_metric([], sum(plane.counters().get("fast_path_sessions", 0) for plane in self._gateway.planes))
         for plane in self._gateway.planes:
             for name, interface in plane.interfaces().items():
                 up.add_metric([name, interface.side], int(interface.up))
@@ -307,6 +309,7 @@ class Collector(BaseCollector):
         yield up
         yield block
         yield packets
+        yield fast
         handed_off = CounterMetricFamily(
             "natcore_handed_off", "Frames that a worker got and another one's tables were used for.", labels=["worker"]
         )

@@ -19,6 +19,7 @@ from natcore.io.umem import FrameMemory
 from natcore.plane import xdp_program
 from natcore.plane.fanout_program import for_shared_addresses, steering
 from natcore.plane.links import Link, carrier_of, vlans_on
+from natcore.plane.xdp_fast_path import InterfaceMaps, SharedMaps
 from natcore.verdict import Side
 
 DRIVERS: tuple[choices.Driver, ...] = get_args(choices.Driver)
@@ -62,8 +63,12 @@ class PacketAccess:
     """AF_PACKET: the rings see what the kernel sees; the block keeps the kernel from acting on it. Those of several workers
     are a fan-out group on each interface, which gives every frame to one of them, mostly to its worker."""
 
-    def __init__(self, links: Sequence[Link], *, at_once: bool = False, workers: int = 1, port_unit: int = 64) -> None:
-        """links: the last one is the outside one. at_once: frames are passed on one by one. port_unit: see steering."""
+    def __init__(
+        self, links: Sequence[Link], *, at_once: bool = False, workers: int = 1, port_unit: int = 64,
+        fast_path: SharedMaps | None = None,
+    ) -> None:  # fmt: skip
+        """links: the last one is the outside one. at_once: frames are passed on one by one. port_unit: see steering.
+        fast_path: none, it needs XDP programs."""
         self._at_once, self._workers = at_once, workers
         self._programs = [steering(side, workers, port_unit) for side in (Side.INSIDE, Side.OUTSIDE)]
         self._outside = len(links) - 1
@@ -148,8 +153,13 @@ class XdpAccess:
     they have by packet sockets.
     """
 
-    def __init__(self, links: Sequence[Link], *, at_once: bool = True, workers: int = 1, port_unit: int = 64) -> None:
-        """at_once: ignored, AF_XDP always delivers at once. port_unit: ignored."""
+    def __init__(
+        self, links: Sequence[Link], *, at_once: bool = True, workers: int = 1, port_unit: int = 64,
+        fast_path: SharedMaps | None = None,
+    ) -> None:  # fmt: skip
+        """at_once: ignored, AF_XDP always delivers at once. port_unit: ignored. fast_path: programs translate packets of
+        offloaded sessions."""
+        self._fast_path, self._outside = fast_path, len(links) - 1
         parts = [_shares(xdp_program.queues_of(link.name), workers) for link in links]
         few = [link.name for link, part in zip(links, parts, strict=True) if part[-1][1] == 0]
         if few:
@@ -188,7 +198,9 @@ class XdpAccess:
         made: list[Driver] = []
         try:
             with ExitStack() as undo:
-                program = xdp_program.Program(link.index, link.mac, queues, to_kernel, arp_addresses, shared)
+                program = xdp_program.Program(
+                    link.index, link.mac, queues, to_kernel, arp_addresses, shared, self._maps_of(number, link, virtual)
+                )
                 undo.callback(program.close)
                 for memory, (first, count) in zip(self._memories, _shares(queues, len(self._memories)), strict=True):
                     if count == 0:
@@ -211,6 +223,12 @@ class XdpAccess:
         program = self._program(number)
         if program is not None:
             program.set_mac(mac)
+
+    def _maps_of(self, number: int, link: Link, virtual: bool) -> InterfaceMaps | None:
+        if self._fast_path is None:
+            return None
+        self._fast_path.set_device(number, link.index)
+        return InterfaceMaps(self._fast_path, number, virtual)
 
     def tap(self, link: Link) -> Driver | None:
         ring = PacketRing(link.index, link.mtu, at_once=True, shared=True)

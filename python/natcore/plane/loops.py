@@ -12,6 +12,7 @@ from natcore.api.plane import PlaneLoop
 from natcore.errors import CapacityError
 from natcore.internal import threads
 from natcore.io.device import Driver
+from natcore.io.fast_path import FastPath
 from natcore.io.frame_view import FrameView
 
 
@@ -92,6 +93,13 @@ class Loops:
     def detach(self, number: int) -> None:
         for loop in self._loops:
             loop.detach(number)
+
+    def set_fast_path(self, fast_path: FastPath | None) -> None:
+        self._loops[0].set_fast_path(fast_path)  # a plane with one has one worker
+
+    def set_redirects(self, number: int, redirects: bool) -> None:
+        for loop in self._loops:
+            loop.set_redirects(number, redirects)
 
     def set_tap(self, number: int, tap: Driver | None) -> None:
         self._loops[0].set_tap(number, tap)  # its frames are the first worker's

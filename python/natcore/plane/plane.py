@@ -42,6 +42,8 @@ from natcore.plane.host_ports import ALL, HostPorts, ephemeral, ports_in, reserv
 from natcore.plane.left_plane import LeftInterface, LeftPlane, Rings
 from natcore.plane.links import Link, Listener, Range, Watcher
 from natcore.plane.loops import Loops
+from natcore.plane.xdp_fast_path import SharedMaps
+from natcore.plane.xdp_redirects import Redirects
 
 if TYPE_CHECKING:
     from natcore.gateway import Gateway
@@ -50,6 +52,9 @@ INTERFACES_MOST = 16  # interfaces of a plane
 DEFAULT_MTU = LinkSettings().mtu
 REOPEN_EVERY = 1.0  # seconds between two tries to open an interface that came back
 LEFT_FOR = 1.0  # seconds that an address may be away from the outside interface before its sessions end
+OFFLOADED_LIMIT = 5_000_000  # sessions of a fast path: 1 GB of the kernel's memory
+OFFLOADED_MOST = 1 << 18  # sessions of a fast path that says no number: 64 MB
+ASK_EVERY = 0.5  # seconds between two looks at what the fast path depends on
 LOOK_EVERY = 2.0  # seconds between two looks at the host's sockets, where it shares an address with the gateway
 
 _log = logging.getLogger(__name__)
@@ -100,11 +105,13 @@ class Plane:
         cpus: Sequence[int] | None = None,
         block_when_stopped: bool | None = None,
         left: LeftPlane | None = None,
+        fast_path: bool | int = False,
     ) -> None:
         self._closed_fds = True
         self._inside, self._outside, self._cpus = check_arguments(
             inside, outside, driver=driver, favour=favour, threads=threads, cpus=cpus,
             block_when_stopped=block_when_stopped, workers=gateway.workers, framing=gateway.framing,
+            fast_path=fast_path, decrement_ttl=gateway.decrement_ttl,
         )  # fmt: skip
         if gateway.seed is not None:
             warnings.warn(
@@ -116,6 +123,11 @@ class Plane:
         self._threads = threads
         self._driver = driver
         self._at_once = favour == "latency"
+        self._offload_most = min(gateway.max_sessions, OFFLOADED_MOST if fast_path is True else int(fast_path))
+        self._fast_path: SharedMaps | None = None
+        self._redirects: Redirects | None = None
+        self._redirecting: dict[int, bool] = {}  # by interface: what was said of it
+        self._asked = 0.0  # whether the interfaces can
         self._ended = False
         self._failure: BaseException | None = None
         # Interfaces are numbered: the inside ones from 0 on, the outside one last.
@@ -229,7 +241,10 @@ class Plane:
             ring_drops: the loop was too slow. send_dropped: no place, or link down. send_errors: refused. truncated:
             cut. fenced: dropped while another gateway may translate. arp_answered. no_route, unresolved: dropped for lack
             of a next hop. waiting (gauge): frames that wait for one. blocks_restored: how often others had changed or
-            removed an interface's kernel bypass, which was put back.
+            removed an interface's kernel bypass, which was put back. With a fast path also fast_path: packets that XDP
+            programs translated (known half a second later); fast_path_late: those of them that came when their session
+            had ended, and are in no row; the gauges fast_path_sessions and fast_path_entries: sessions that it has, and
+            their directions.
         """
         counters = self._loops.counters(check_worker(worker, self._gateway.workers))
         return {**counters, "blocks_restored": self._restored}
@@ -490,14 +505,22 @@ class Plane:
         self._block = kernel_bypass.Block(None if left is None else left.take_ruleset())
         self._watcher.watch(self._block.events.fileno(), self._restore_block)
         links = [link for link in self._watcher.links if link is not None]
+        if self._offload_most:
+            self._redirects = Redirects()
+            self._fast_path = SharedMaps(
+                self._offload_most, self._gateway.max_sessions, self._numbers[-1], self._offset_ns
+            )
+            self._loops.set_fast_path(self._fast_path.table)
         self._access: Access = ACCESS[self._driver](
-            links, at_once=self._at_once, workers=self._gateway.workers, port_unit=self._core.port_unit
-        )
+            links, at_once=self._at_once, workers=self._gateway.workers, port_unit=self._core.port_unit,
+            fast_path=self._fast_path,
+        )  # fmt: skip
         self._driver_kind = (self._driver, self._at_once, self._gateway.workers, self._core.port_unit)
         self._core.set_reverse_path_filter(True)
         self._reserve()
         for number in self._numbers:
             self._attach(number)
+        self._ask_redirects()
         if left is not None:
             self._give_back(left)
         self._running = True
@@ -511,6 +534,21 @@ class Plane:
         left.close()
         self._left_plane = None
 
+    def _ask_redirects(self) -> None:
+        """Offload to those interfaces alone by which redirected frames can leave; say which cannot."""
+        if self._redirects is None:
+            return
+        self._asked = time.monotonic()
+        for number, link in enumerate(self._opened):
+            can = link is not None and self._redirects.possible(link.index) is not False
+            if link is not None and not can and self._redirecting.get(number, True):
+                _log.warning(
+                    "%s: the kernel cannot send redirected frames by it, so that what leaves by it takes no fast path "
+                    "(of a veth the other end needs GRO or an XDP program: ethtool -K … gro on)", link.name,
+                )  # fmt: skip
+            self._redirecting[number] = can
+            self._loops.set_redirects(number, can)
+
     def _end(self, error: BaseException | None) -> None:
         """Called last by the watcher's thread: put everything back, whatever the reason."""
         if self._leaving is not None and error is None and self._failure is None:
@@ -518,6 +556,11 @@ class Plane:
         else:
             self._loops.close()
             self._end_block()
+        self._loops.set_fast_path(None)
+        if self._fast_path is not None and self._redirects is not None:
+            self._fast_path.close()
+            self._redirects.close()
+            self._redirects = None
         self._core.set_reverse_path_filter(False)
         for side, settings in enumerate((self._gateway.inside, self._gateway.outside)):
             self._core.set_mtu(side, settings.mtu)
@@ -782,6 +825,9 @@ class Plane:
         if self._running and self._unfollowed:
             self._try_to_follow()
         self._update_kernel_addresses()
+        if self._fast_path is not None and self._running and time.monotonic() - self._asked >= ASK_EVERY:
+            self._ask_redirects()
+            self._fast_path.table.barrier()  # entries of sessions that have ended may be used again
         if time.monotonic() - self._reopened >= REOPEN_EVERY:
             for number in self._numbers:
                 if self._opened[number] is None and self._watcher.links[number] is not None:
@@ -793,11 +839,11 @@ class Plane:
 def check_arguments(
     inside: str | Sequence[str], outside: str, *, driver: str = "af_packet", favour: str = "throughput",
     threads: bool = True, cpus: Sequence[int] | None = None, block_when_stopped: bool | None = None, workers: int = 1,
-    framing: str = "ethernet",
+    framing: str = "ethernet", fast_path: bool | int = False, decrement_ttl: bool = True,
 ) -> tuple[tuple[str, ...], str, tuple[int, ...]]:  # fmt: skip
     """Return the inside interfaces, the outside one and the workers' processors. Raises ConfigurationError.
 
-    workers, framing: the gateway's.
+    workers, framing, decrement_ttl: the gateway's.
     """
     insides, (outside,) = _names("inside", inside, INTERFACES_MOST - 1), _names("outside", outside, 1)
     if outside in insides:
@@ -809,7 +855,19 @@ def check_arguments(
     processors = check_cpus(cpus, threads, workers)
     if framing != "ethernet":
         raise ConfigurationError(f"framing must be 'ethernet' for a plane, got {framing!r}")
+    _check_fast_path(fast_path, driver, workers, decrement_ttl)
     return insides, outside, processors
+
+
+def _check_fast_path(fast_path: bool | int, driver: str, workers: int, decrement_ttl: bool) -> None:
+    if not isinstance(fast_path, bool):
+        check_integer("fast_path", fast_path, 1, OFFLOADED_LIMIT)
+    if fast_path and driver != "af_xdp":
+        raise ConfigurationError(f"driver must be 'af_xdp' for a fast_path, got {driver!r}")
+    if fast_path and workers != 1:
+        raise ConfigurationError(f"workers must be 1 for a fast_path, got {workers}")
+    if fast_path and not decrement_ttl:
+        raise ConfigurationError("decrement_ttl must be True for a fast_path, got False")
 
 
 def _names(field: str, value: object, most: int) -> tuple[str, ...]:

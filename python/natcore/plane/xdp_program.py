@@ -17,196 +17,127 @@ from contextlib import suppress
 from types import MappingProxyType
 
 from natcore.io import bpf
+from natcore.plane.bpf_assembler import (
+    DIFFERS,
+    EQUAL,
+    GREATER,
+    LESS,
+    MAP_LOOKUP,
+    MAP_VALUE,
+    NOT_EQUAL,
+    REDIRECT_MAP,
+    SAME,
+    XDP_DROP,
+    XDP_PASS,
+    Assembler,
+    word,
+)  # fmt: skip
+from natcore.plane.xdp_fast_path import InterfaceMaps, translate_offloaded
 
+_VALUE_BYTES = 8
 MOST_ADDRESSES = 1 << 20
 TO_KERNEL, ANSWER_ARP = 1, 2  # of an address: its packets are left to the kernel; the plane answers ARP requests for it
 SHARED = 3  # and above, SHARED + n: TCP and UDP to ports that the host has not (n-th part of the map ports) are ours
 SHARED_MOST = 64  # addresses that gateway and host share
 _WORDS = 2 * 1024  # of a shared address in the map ports: a bit for each TCP port, then for each UDP port
 
-# linux/bpf.h
-_DROP, _PASS = 1, 2
-_LOOKUP, _REDIRECT_MAP = 1, 51
-_MAP_FD, _MAP_VALUE = 1, 2
-_SIZES = {1: 0x10, 2: 0x08, 4: 0x00, 8: 0x18}
-_ALWAYS, _EQUAL, _GREATER, _NOT_EQUAL = 0x05, 0x15, 0x2D, 0x55  # jumps; equal and not equal to a constant
-_SAME, _DIFFERS = 0x1D, 0x5D  # two registers compared
-_LESS = 0xA5  # less than a constant
 
-_VALUE_BYTES = 8
-
-
-class _Assembler:
-    """Instructions, and labels for forward jumps."""
-
-    def __init__(self) -> None:
-        self._code: list[tuple[int, int, int, int, str | int, int]] = []
-        self._labels: dict[str, int] = {}
-
-    def _add(self, code: int, to: int = 0, of: int = 0, offset: str | int = 0, value: int = 0) -> None:
-        self._code.append((code, to, of, 0, offset, value))
-
-    def label(self, name: str) -> None:
-        self._labels[name] = len(self._code)
-
-    def load(self, size: int, to: int, of: int, offset: int) -> None:
-        self._add(0x61 | _SIZES[size], to, of, offset)
-
-    def store(self, size: int, to: int, offset: int, of: int) -> None:
-        self._add(0x63 | _SIZES[size], to, of, offset)
-
-    def count(self, to: int, offset: int, of: int) -> None:
-        """Add to 64 bits, atomically."""
-        self._add(0xDB, to, of, offset)
-
-    def copy(self, to: int, of: int) -> None:
-        self._add(0xBF, to, of)
-
-    def set(self, to: int, value: int) -> None:
-        self._add(0xB7, to, value=value)
-
-    def add(self, to: int, value: int) -> None:
-        self._add(0x07, to, value=value)
-
-    def add_register(self, to: int, of: int) -> None:
-        self._add(0x0F, to, of)
-
-    def mask(self, to: int, value: int) -> None:
-        self._add(0x57, to, value=value)
-
-    def either(self, to: int, of: int) -> None:
-        """Bitwise or of two registers."""
-        self._add(0x4F, to, of)
-
-    def shift_left(self, to: int, bits: int) -> None:
-        self._add(0x67, to, value=bits)
-
-    def shift_right(self, to: int, bits: int) -> None:
-        self._add(0x77, to, value=bits)
-
-    def shift_right_by(self, to: int, of: int) -> None:
-        self._add(0x7F, to, of)
-
-    def from_network(self, to: int, bits: int) -> None:
-        """Convert a register from network byte order."""
-        self._add(0xDC, to, value=bits)
-
-    def map(self, to: int, fd: int, kind: int = _MAP_FD) -> None:
-        self._add(0x18, to, kind, value=fd)
-        self._add(0)
-
-    def jump(self, label: str, code: int = _ALWAYS, one: int = 0, other: int = 0, value: int = 0) -> None:
-        self._add(code, one, other, label, value)
-
-    def call(self, helper: int) -> None:
-        self._add(0x85, value=helper)
-
-    def end(self) -> None:
-        self._add(0x95)
-
-    def code(self) -> bytes:
-        parts = []
-        for at, (code, to, of, _, offset, value) in enumerate(self._code):
-            distance = self._labels[offset] - at - 1 if isinstance(offset, str) else offset
-            parts.append(struct.pack("=BBhi", code, to | of << 4, distance, value))
-        return b"".join(parts)
-
-
-def _word(wire: str) -> int:
-    """Return the constant that a load of these bytes gives."""
-    return int.from_bytes(bytes.fromhex(wire), sys.byteorder)
-
-
-def assemble(addresses: int, sockets: int, mac: int, passed: int, ports: int) -> bytes:
-    """The program's instructions. addresses, sockets, mac, passed, ports: descriptors of its maps.
+def assemble(
+    addresses: int, sockets: int, mac: int, passed: int, ports: int, fast_path: InterfaceMaps | None = None
+) -> bytes:
+    """The program's instructions. addresses, sockets, mac, passed, ports: descriptors of its maps. fast_path: it translates
+    packets of offloaded sessions itself.
 
     IPv4 to the interface's own link address is taken, but for TO_KERNEL addresses; so are ARP requests for ANSWER_ARP ones. Of
     SHARED ones TCP and UDP to the gateway's ports are taken, where they are whole; a packet socket brings the rest.
     """
     context, frame = 6, 8
-    program = _Assembler()
+    program = Assembler()
     program.copy(context, 1)
     program.load(4, 2, context, 0)  # data
     program.load(4, 3, context, 4)  # the frame's end
     program.copy(frame, 2)
     program.copy(4, 2)
     program.add(4, 14)
-    program.jump("pass", _GREATER, 4, 3)
+    program.jump("pass", GREATER, 4, 3)
     program.load(2, 5, 2, 12)
-    program.jump("tag", _EQUAL, 5, value=_word("8100"))
-    program.jump("no tag", _NOT_EQUAL, 5, value=_word("88a8"))
+    program.jump("tag", EQUAL, 5, value=word("8100"))
+    program.jump("no tag", NOT_EQUAL, 5, value=word("88a8"))
     program.label("tag")
     program.copy(4, 2)
     program.add(4, 18)
-    program.jump("pass", _GREATER, 4, 3)
+    program.jump("pass", GREATER, 4, 3)
     program.load(2, 5, 2, 14)
-    program.mask(5, _word("0fff"))
-    program.jump("pass", _NOT_EQUAL, 5)  # a VLAN; its number 0 is a priority tag alone
+    program.mask(5, word("0fff"))
+    program.jump("pass", NOT_EQUAL, 5)  # a VLAN; its number 0 is a priority tag alone
     program.add(2, 4)
     program.load(2, 5, 2, 12)
     program.label("no tag")
-    program.jump("ipv4", _EQUAL, 5, value=_word("0800"))
-    program.jump("pass", _NOT_EQUAL, 5, value=_word("0806"))
+    program.jump("ipv4", EQUAL, 5, value=word("0800"))
+    program.jump("pass", NOT_EQUAL, 5, value=word("0806"))
 
     program.copy(4, 2)  # ARP
     program.add(4, 42)
-    program.jump("pass", _GREATER, 4, 3)
+    program.jump("pass", GREATER, 4, 3)
     program.load(2, 5, 2, 20)
-    program.jump("pass", _NOT_EQUAL, 5, value=_word("0001"))  # no request
+    program.jump("pass", NOT_EQUAL, 5, value=word("0001"))  # no request
     program.load(4, 5, 2, 38)  # the address that is asked for
     program.load(4, 4, 2, 28)  # by
-    program.jump("pass", _SAME, 4, 5)  # gratuitous: the sender asks for its own address
+    program.jump("pass", SAME, 4, 5)  # gratuitous: the sender asks for its own address
     program.store(4, 10, -4, 5)
     _look_up(program, addresses)
-    program.jump("pass", _EQUAL, 0)
+    program.jump("pass", EQUAL, 0)
     program.load(1, 5, 0, 0)
-    program.jump("pass", _NOT_EQUAL, 5, value=ANSWER_ARP)
-    program.set(3, _PASS)
+    program.jump("pass", NOT_EQUAL, 5, value=ANSWER_ARP)
+    program.set(3, XDP_PASS)
     program.jump("redirect")
 
     program.label("ipv4")
-    program.label("ipv4")
     program.copy(7, 2)
-    program.map(1, mac, _MAP_VALUE)
+    program.map(1, mac, MAP_VALUE)
     for size, offset in ((4, 0), (2, 4)):
         program.load(size, 4, frame, offset)
         program.load(size, 5, 1, offset)
-        program.jump("pass", _DIFFERS, 4, 5)
+        program.jump("pass", DIFFERS, 4, 5)
+    if fast_path is not None:
+        translate_offloaded(program, fast_path)
+        program.copy(2, 7)
+        program.load(4, 3, context, 4)
     program.copy(4, 2)
     program.add(4, 34)
-    program.jump("take", _GREATER, 4, 3)  # no whole header: the gateway drops and counts it
+    program.jump("take", GREATER, 4, 3)  # no whole header: the gateway drops and counts it
     program.load(1, 5, 2, 23)  # a DHCP answer: UDP, no options, no fragment, from port 67 to 68
-    program.jump("no dhcp", _NOT_EQUAL, 5, value=17)
+    program.jump("no dhcp", NOT_EQUAL, 5, value=17)
     program.load(1, 5, 2, 14)
-    program.jump("no dhcp", _NOT_EQUAL, 5, value=0x45)
+    program.jump("no dhcp", NOT_EQUAL, 5, value=0x45)
     program.load(2, 5, 2, 20)
-    program.mask(5, _word("3fff"))
-    program.jump("no dhcp", _NOT_EQUAL, 5)
+    program.mask(5, word("3fff"))
+    program.jump("no dhcp", NOT_EQUAL, 5)
     program.copy(4, 2)
     program.add(4, 42)
-    program.jump("no dhcp", _GREATER, 4, 3)
+    program.jump("no dhcp", GREATER, 4, 3)
     program.load(4, 5, 2, 34)
-    program.jump("pass", _EQUAL, 5, value=_word("00430044"))
+    program.jump("pass", EQUAL, 5, value=word("00430044"))
     program.label("no dhcp")
     program.load(4, 5, 2, 30)
     program.store(4, 10, -4, 5)
     _look_up(program, addresses)
-    program.jump("take", _EQUAL, 0)
+    program.jump("take", EQUAL, 0)
     program.load(1, 5, 0, 0)
-    program.jump("pass", _EQUAL, 5, value=TO_KERNEL)
-    program.jump("take", _LESS, 5, value=SHARED)
+    program.jump("pass", EQUAL, 5, value=TO_KERNEL)
+    program.jump("take", LESS, 5, value=SHARED)
 
     program.add(5, -SHARED)
     program.shift_left(5, 1)
     program.load(1, 4, 7, 23)
-    program.jump("port", _EQUAL, 4, value=6)
-    program.jump("pass", _NOT_EQUAL, 4, value=17)
+    program.jump("port", EQUAL, 4, value=6)
+    program.jump("pass", NOT_EQUAL, 4, value=17)
     program.add(5, 1)
     program.label("port")
     program.shift_left(5, 10)
     program.load(2, 4, 7, 20)
-    program.mask(4, _word("3fff"))
-    program.jump("pass", _NOT_EQUAL, 4)  # a fragment
+    program.mask(4, word("3fff"))
+    program.jump("pass", NOT_EQUAL, 4)  # a fragment
     program.load(1, 4, 7, 14)
     program.mask(4, 15)
     program.shift_left(4, 2)
@@ -215,7 +146,7 @@ def assemble(addresses: int, sockets: int, mac: int, passed: int, ports: int) ->
     program.copy(4, 2)
     program.add(4, 18)
     program.load(4, 3, context, 4)
-    program.jump("pass", _GREATER, 4, 3)
+    program.jump("pass", GREATER, 4, 3)
     program.load(2, 9, 2, 16)
     program.from_network(9, 16)
     program.copy(4, 9)
@@ -223,50 +154,50 @@ def assemble(addresses: int, sockets: int, mac: int, passed: int, ports: int) ->
     program.either(5, 4)
     program.store(4, 10, -4, 5)
     _look_up(program, ports)
-    program.jump("take", _EQUAL, 0)
+    program.jump("take", EQUAL, 0)
     program.load(8, 5, 0, 0)
     program.mask(9, 63)
     program.shift_right_by(5, 9)
     program.mask(5, 1)
-    program.jump("pass", _NOT_EQUAL, 5)
+    program.jump("pass", NOT_EQUAL, 5)
 
     program.label("take")
-    program.set(3, _DROP)
+    program.set(3, XDP_DROP)
     program.label("redirect")  # to the socket of the queue; where there is none, register 3 says what becomes of it
     program.load(4, 2, context, 16)
     program.map(1, sockets)
-    program.call(_REDIRECT_MAP)
+    program.call(REDIRECT_MAP)
     program.end()
 
     program.label("pass")
-    program.map(1, passed, _MAP_VALUE)
+    program.map(1, passed, MAP_VALUE)
     program.set(2, 1)
     program.count(1, 0, 2)
-    program.set(0, _PASS)
+    program.set(0, XDP_PASS)
     program.end()
     return program.code()
 
 
-def _look_up(program: _Assembler, addresses: int) -> None:
+def _look_up(program: Assembler, addresses: int) -> None:
     """Look the address on the stack up; register 0 points to its value, or is zero."""
     program.copy(2, 10)
     program.add(2, -4)
     program.map(1, addresses)
-    program.call(_LOOKUP)
+    program.call(MAP_LOOKUP)
 
 
 class Program:
     """The XDP program of one interface, attached from its making until `close` or the end of the process.
 
     index: the interface's number in this network namespace. mac: its link address, 6 bytes. queues: how many it has.
-    to_kernel, arp_addresses, shared: as for set_addresses.
+    to_kernel, arp_addresses, shared: as for set_addresses. fast_path: it translates packets of offloaded sessions itself.
     Raises OSError: EPERM without CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, EBUSY where another XDP program is, EOPNOTSUPP
     without XDP.
     """
 
     def __init__(
         self, index: int, mac: bytes, queues: int, to_kernel: Iterable[int] = (), arp_addresses: Iterable[int] = (),
-        shared: Mapping[int, bytes] = MappingProxyType({}),
+        shared: Mapping[int, bytes] = MappingProxyType({}), fast_path: InterfaceMaps | None = None,
     ) -> None:  # fmt: skip
         self._fds: list[int] = []
         self._known: dict[bytes, bytes] = {}
@@ -280,7 +211,7 @@ class Program:
             self._ports = self._keep(bpf.array(SHARED_MOST * _WORDS, 8))
             self.set_mac(mac)
             self.set_addresses(to_kernel, arp_addresses, shared)
-            code = assemble(self._addresses, self._sockets, self._mac, self._passed, self._ports)
+            code = assemble(self._addresses, self._sockets, self._mac, self._passed, self._ports, fast_path)
             self._keep(bpf.link(self._keep(bpf.program(code)), index))
         except BaseException:
             self.close()

@@ -114,6 +114,7 @@ class PlaneTable(Struct, frozen=True, forbid_unknown_fields=True):
     favour: str | UnsetType = UNSET
     cpus: list[int] | UnsetType = UNSET
     block_when_stopped: bool | UnsetType = UNSET
+    fast_path: bool | int | UnsetType = UNSET
 
 
 class ControlTable(Struct, frozen=True, forbid_unknown_fields=True):
