@@ -426,8 +426,8 @@ cdef uint32_t mapping_open_static(Mappings* table, const MappingKey* key, uint32
 cdef uint32_t mapping_open_given(Mappings* table, const MappingKey* key, uint32_t entry, uint32_t address,
                                  uint16_t outside_port, uint32_t now_ms) noexcept nogil:
     """Opens a mapping with the outside endpoint (port big-endian) that another gateway has allocated for it, and pairs its
-    subscriber as that one did; the caller gives it its port. NONE: probe limit reached. Slots for mapping and subscriber must be
-    free."""
+    subscriber as that one did; the caller gives it its port. NONE: probe limit reached. Slots for mapping and subscriber must
+    be free."""
     cdef uint32_t who = subscriber_join(table, key.inside_ip), number
     cdef Subscriber* subscriber
     assert_held(table.lock, "mappings: mapping_open_given")

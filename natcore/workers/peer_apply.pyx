@@ -1,5 +1,5 @@
 """Applies the rows of the stream to a standby's tables (peer_apply.pxd says how)."""
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from natcore.tables.mappings cimport (
