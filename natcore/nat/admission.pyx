@@ -24,7 +24,7 @@ from natcore.tables.entries cimport (
 )
 from natcore.tables.sessions cimport (
     HAIRPINNED, IN, LIFE_SOME, OPENED_OUTSIDE, OUT, TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, class_of, filter_open,
-    is_dead, mapping_answered, mapping_life, create_row_write, session_find, session_open,
+    is_over, mapping_answered, mapping_life, create_row_write, session_find, session_open,
 )
 from natcore.nat.fragmentation cimport may_fragment
 from natcore.workers.expiry cimport expire, expire_mapping
@@ -165,7 +165,7 @@ cdef uint32_t find_live(Worker* worker, uint32_t direction, uint64_t addresses, 
                         const Clock* now) noexcept nogil:
     """The live session with this key, or NONE; a dead one is ended."""
     cdef uint32_t slot = session_find(&worker.sessions, direction, addresses, ports, protocol)
-    if slot != NONE and is_dead(&worker.sessions, &worker.sessions.hot[slot], now.ms):
+    if slot != NONE and is_over(&worker.sessions, slot, now.ms):
         expire(&worker.sessions, slot, now.ns)
         return NONE
     return slot

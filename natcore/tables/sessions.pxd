@@ -209,6 +209,7 @@ cdef void session_close(Sessions* table, uint32_t slot, uint64_t end_ns, uint64_
 cdef void session_prefetch_close(const Sessions* table, uint32_t slot) noexcept nogil
 cdef void session_expire(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
 cdef void window_roll(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
+cdef bint is_over(Sessions* table, uint32_t slot, uint32_t now_ms) noexcept nogil
 cdef void session_fold(Sessions* table, uint32_t slot) noexcept nogil
 cdef void session_recall(Sessions* table, uint32_t slot) noexcept nogil
 cdef void sessions_fold(Sessions* table) noexcept nogil

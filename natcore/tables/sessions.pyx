@@ -229,6 +229,15 @@ cdef void session_fold(Sessions* table, uint32_t slot) noexcept nogil:
             fold_direction(table, slot, direction, &offload.entries[number], &offload.uses[number])
 
 
+cdef bint is_over(Sessions* table, uint32_t slot, uint32_t now_ms) noexcept nogil:
+    """is_dead, also of a session that only the program has seen lately."""
+    if not is_dead(table, &table.hot[slot], now_ms):
+        return False
+    if table.offload != NULL:
+        session_fold(table, slot)
+    return is_dead(table, &table.hot[slot], now_ms)
+
+
 cdef void sessions_fold(Sessions* table) noexcept nogil:
     """The same for all sessions."""
     cdef Offload* offload = table.offload
@@ -270,7 +279,7 @@ cdef void session_recall(Sessions* table, uint32_t slot) noexcept nogil:
 
 # ---- lists of sessions -----------------------------------------------------------------------------------------------
 
-cdef uint8_t life_of(const Sessions* table, Link* links, uint32_t* first, bint answered, uint32_t now_ms) noexcept nogil:
+cdef uint8_t life_of(Sessions* table, Link* links, uint32_t* first, bint answered, uint32_t now_ms) noexcept nogil:
     """Searches a list for a live session (Life) and moves it to the front, so that the next search finds it at once.
 
     answered: ignore sessions opened from outside that the inside has not answered.
@@ -280,7 +289,7 @@ cdef uint8_t life_of(const Sessions* table, Link* links, uint32_t* first, bint a
     if slot == NONE:
         return LIFE_NONE
     while left:
-        if (not is_dead(table, &table.hot[slot], now_ms)
+        if (not is_over(table, slot, now_ms)
                 and not (answered and table.hot[slot].timeout_class == TIMEOUT_UNREPLIED)):
             if slot != first[0]:
                 unlink(links, first, slot)

@@ -7,7 +7,7 @@ from natcore.tables.mappings cimport Mapping, Mappings, MappingCursor, mapping_p
 from natcore.tables.ports cimport ports_reclaim
 from natcore.tables.sessions cimport (
     LIFE_SOME, EXAMINED_MOST, NO_WINDOW, SESSION_FREE, TIMEOUTS, Cold, Session, Sessions, deadline_of, is_dead, mapping_life,
-    session_fold, session_prefetch_close, session_close, session_expire, sessions_fold, window_write,
+    is_over, session_prefetch_close, session_close, session_expire, sessions_fold, window_write,
 )
 from natcore.base.compiler cimport fetch_add, prefetch_write, store_relaxed64, store_release64
 from natcore.base.sentinels cimport NONE, NO_LIMIT
@@ -77,10 +77,7 @@ cdef void sweep_slice(Sessions* table, uint32_t lines, uint32_t ends, uint64_t n
         slot = table.sweep_at
         session = &table.hot[slot]
         if not session.flags & SESSION_FREE:
-            dead = is_dead(table, session, now_ms)
-            if dead and table.offload != NULL:
-                session_fold(table, slot)
-                dead = is_dead(table, session, now_ms)
+            dead = is_over(table, slot, now_ms)
             if dead or window_over(table, session, &table.cold[slot], now_ns, False):
                 if journal_is_short(table.journal):
                     return                          # resume at this line; examining it late is harmless
@@ -307,7 +304,7 @@ cdef void add_dead_of(DueList* list_, Mapping* mapping, uint32_t* count, uint32_
         return
     while count[0] < most and count[0] < mapping.sessions:
         count[0] += 1
-        if is_dead(table, &table.hot[slot], <uint32_t>(list_.now_ns // 1000000)):
+        if is_over(table, slot, <uint32_t>(list_.now_ns // 1000000)):
             add_due(list_, 0, deadline_of(table, &table.hot[slot], list_.now_ns), slot, True)
         slot = table.by_mapping[slot].next
     mapping.first = slot
@@ -372,7 +369,7 @@ cdef bint reclaim_lines(Sessions* first, uint32_t* table_at, uint32_t* line_at, 
             line_at[0] = 0
             table_at[0] = table_at[0] + 1 if table_at[0] + 1 < list_.table_count else 0
             continue
-        if not table.hot[line_at[0]].flags & SESSION_FREE and is_dead(table, &table.hot[line_at[0]], now_ms):
+        if not table.hot[line_at[0]].flags & SESSION_FREE and is_over(table, line_at[0], now_ms):
             add_due(&list_, table_at[0], deadline_of(table, &table.hot[line_at[0]], now_ns), line_at[0], True)
         line_at[0] += 1
         left -= 1

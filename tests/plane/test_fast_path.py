@@ -444,6 +444,19 @@ def test_a_smaller_link_and_another_neighbour_hold_at_once(fast: Network, flow: 
         until(lambda: flow.exchange() >= 0 and made.counters()["dropped_mtu"] >= 1)
 
 
+def test_nothing_goes_by_the_fast_path_to_a_link_that_is_down(fast: Network, flow: Flow) -> None:
+    with gateway() as made, started(fast, made) as plane:
+        offload(flow, plane)
+        fast.down("gw", "wan0")
+        until(lambda: plane.state == "degraded")
+        assert flow.exchange(3) == 0  # 1.5 s: what was translated before is known
+        before = taken(plane)
+        assert flow.exchange(3) == 0 and taken(plane) == before
+        fast.up("gw", "wan0")
+        until(lambda: plane.state == "running" and flow.exchange() == 1)
+        offload(flow, plane)
+
+
 def test_a_connection_that_closes_goes_the_ordinary_way(fast: Network) -> None:
     with gateway() as made, started(fast, made) as plane:
         sent, arrived = transfer(fast, 20 << 20, upload=False)

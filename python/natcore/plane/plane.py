@@ -541,13 +541,13 @@ class Plane:
         self._asked = time.monotonic()
         for number, link in enumerate(self._opened):
             can = link is not None and self._redirects.possible(link.index) is not False
-            if link is not None and not can and self._redirecting.get(number, True):
+            if link is not None and link.up and not can and self._redirecting.get(number, True):
                 _log.warning(
                     "%s: the kernel cannot send redirected frames by it, so that what leaves by it takes no fast path "
                     "(of a veth the other end needs GRO or an XDP program: ethtool -K … gro on)", link.name,
                 )  # fmt: skip
             self._redirecting[number] = can
-            self._loops.set_redirects(number, can)
+            self._loops.set_redirects(number, can and link is not None and link.up and link.carrier)
 
     def _end(self, error: BaseException | None) -> None:
         """Called last by the watcher's thread: put everything back, whatever the reason."""
@@ -695,6 +695,7 @@ class Plane:
             self._reopen(number)
             return
         self._opened[number] = link
+        self._ask_redirects()
         if link.mac != opened.mac:
             self._access.set_mac(number, link.mac)
             self._loops.set_mac(number, link.mac)
