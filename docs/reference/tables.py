@@ -104,9 +104,10 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
         "pub_port": "the remote's port; 0 for ICMP",
         "nat_port": "the outside port, or the translated identifier",
         "protocol": "IANA number",
-        "kind": "`RecordKind`: 0 window, 1 create, 2 end, 3 gap; 4 cover, 5 entry, 6 setting, 7 clock: about the log itself",
-        "flags": "`RecordFlag`: 1 opened from outside; of a gap row `GapReason`: 1 the process died, 2 the journal was full, "
-        "3 the log had no place",
+        "kind": "`RecordKind`: 0 window, 1 create, 2 end, 3 gap; 4 cover, 5 entry, 6 setting, 7 clock: about the log itself; "
+        "8 block allocated, 9 block released",
+        "flags": "`RecordFlag`: 1 opened from outside, 2 a port block that was assigned when the log started; of a gap row "
+        "`GapReason`: 1 the process died, 2 the journal was full, 3 the log had no place",
     },
     "SESSION": {
         "session": "its number, in order of creation from 1",

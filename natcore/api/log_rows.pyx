@@ -2,8 +2,9 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from natcore.log.journal cimport Journal, Record, journal_drain, journal_forget, journal_space_for_bulk, journal_waiting
-from natcore.api.snapshot cimport oldest_window
+from natcore.api.snapshot cimport copy_block_rows, oldest_window
 from natcore.api.workers cimport Workers
+from natcore.tables.port_blocks cimport Blocks
 from natcore.tables.sessions cimport micros, window_copy
 from natcore.workers.expiry cimport close_windows
 from natcore.nat.clock cimport clock_forward, clock_of_all
@@ -49,8 +50,7 @@ cdef class LogRows:
             return 0
         with nogil:
             begin_reading(&self.reading)
-            count = journal_drain(self.worker.journal, <Record*>&raw[0], capacity, self.drained)
-            store_relaxed64(&self.drained, self.drained + count)
+            count = journal_drain(self.worker.journal, <Record*>&raw[0], capacity, &self.drained)
             store_release(&self.reading, 0)
         return count
 
@@ -58,6 +58,11 @@ cdef class LogRows:
     def journal_lost(self):
         """Rows ever lost for lack of space."""
         return load_relaxed64(&self.worker.journal.lost) + load_relaxed64(&self.worker.journal.lifecycle_lost)
+
+    @property
+    def blocks_lost(self):
+        """Rows of port blocks among these."""
+        return load_relaxed64(&self.worker.journal.blocks_lost)
 
     def take_lost(self):
         """(window rows, begin and end rows) lost while no session log ran, since the last call; earliest start and latest end
@@ -171,6 +176,33 @@ cdef class LogRows:
             parts = self.parts()
             self.workers.unlock()
         return count, parts
+
+    @property
+    def block_count(self):
+        """Port blocks that are assigned; None: the policy has none."""
+        cdef const Blocks* blocks = &self.worker.mappings.ports.blocks
+        cdef uint64_t count
+        if blocks.per_address == 0:
+            return None
+        with nogil:
+            self.workers.lock()
+            count = blocks.taken - blocks.released
+            self.workers.unlock()
+        return count
+
+    def copy_blocks(self, records not None):
+        """Copies the assigned port blocks into RECORD (count,), as rows of now; how many."""
+        cdef uint8_t[::1] raw = records.view("u1")
+        cdef uint64_t capacity = raw.shape[0] // sizeof(Record), count
+        if records.itemsize != sizeof(Record):
+            raise ConfigurationError(f"records must be of dtype RECORD, got {records.dtype}")
+        if capacity == 0:
+            return 0
+        with nogil:
+            self.workers.lock()
+            count = copy_block_rows(self.worker, <Record*>&raw[0], capacity)
+            self.workers.unlock()
+        return count
 
     def label(self, uint64_t at_ns):
         """Microseconds since 1970 of a time of the gateway's clock, as in rows."""

@@ -1,6 +1,7 @@
 """Tables as rows for Python: copies, each row consistent."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from natcore.log.journal cimport Record
 from natcore.tables.mappings cimport Mapping
 from natcore.tables.sessions cimport Cold, Session, Sessions
 from natcore.workers.worker cimport Worker
@@ -78,4 +79,5 @@ cdef uint64_t oldest_window(const Worker* worker, uint32_t first, uint32_t last,
 cdef void mapping_row(const Mapping* mapping, MappingRow* row) noexcept nogil
 cdef uint32_t copy_ports(const Worker* worker, PortRow* rows, uint32_t capacity) noexcept nogil
 cdef uint32_t count_blocks(const Worker* worker) noexcept nogil
+cdef uint64_t copy_block_rows(const Worker* worker, Record* rows, uint64_t capacity) noexcept nogil
 cdef uint32_t copy_blocks(const Worker* worker, BlockRow* rows, uint32_t capacity) noexcept nogil

@@ -1,8 +1,11 @@
 """Copies sessions, mappings and port usage out of the tables; the worker must be locked."""
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from natcore.log.journal cimport RECORD_ASSIGNED_BEFORE, RECORD_BLOCK_ALLOCATED, Record
+from natcore.tables.block_rows cimport BlockPlace, block_row_fill
 from natcore.tables.mappings cimport Mapping
-from natcore.tables.ports cimport PORT_SPACES, Address, PortMap, Ports, ports_in_use
+from natcore.tables.port_blocks cimport block_reference
+from natcore.tables.ports cimport PORT_SPACES, Address, PortMap, Ports, place_of_block, ports_in_use
 from natcore.tables.sessions cimport (
     IN, NO_WINDOW, OPENED_OUTSIDE, OUT, ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, SESSION_FREE, UNLOGGED, Cold, Session,
     deadline_of, is_dead, micros, session_id,
@@ -112,6 +115,23 @@ cdef uint32_t copy_ports(const Worker* worker, PortRow* rows, uint32_t capacity)
 cdef uint32_t count_blocks(const Worker* worker) noexcept nogil:
     """Blocks assigned to subscribers."""
     return <uint32_t>(worker.mappings.ports.blocks.taken - worker.mappings.ports.blocks.released)
+
+
+cdef uint64_t copy_block_rows(const Worker* worker, Record* rows, uint64_t capacity) noexcept nogil:
+    """Rows of the session log of the blocks that are assigned now, as many as fit; how many. All workers must be locked."""
+    cdef const Ports* ports = worker.mappings.ports
+    cdef uint64_t now_ns = clock_of_all(worker), filled = 0
+    cdef uint32_t address, block, reference
+    cdef BlockPlace place
+    for address in range(ports.count if ports.blocks.per_address else 0):
+        for block in range(ports.blocks.per_address if ports.blocks.of[address] != NULL else 0):
+            if ports.blocks.of[address][block].taken and filled < capacity:
+                reference = block_reference(address, block)
+                place = place_of_block(ports, reference)
+                block_row_fill(&ports.blocks, reference, &place, RECORD_BLOCK_ALLOCATED, now_ns, &rows[filled])
+                rows[filled].flags = RECORD_ASSIGNED_BEFORE
+                filled += 1
+    return filled
 
 
 cdef uint32_t copy_blocks(const Worker* worker, BlockRow* rows, uint32_t capacity) noexcept nogil:

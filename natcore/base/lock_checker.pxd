@@ -1,7 +1,8 @@
 """The lock checker of debug builds (NATCORE_DEBUG): which locks each thread holds. Other builds have none of it.
 
 Lock order: a thread waits for a lock only if all locks it holds have a lower rank. A worker's rank is its number: several are
-locked in ascending order. A spinlock ranks above all workers: a thread that holds one waits for nothing.
+locked in ascending order. A spinlock ranks above all workers: a thread that holds one waits for nothing, but for the inner
+spinlocks (the journal's, the events'), which are held for a few instructions.
 What a lock protects names it (`lock`), and its accessors assert that the caller holds it. A worker's own fields have no
 accessors: the functions through which packets, time and revoked frames come to a worker assert for all of them.
 """
@@ -12,6 +13,7 @@ from natcore.base.compiler cimport DEBUG
 cdef enum:
     RANK_ALL = 0x100            # all workers of a gateway, locked one by one: noted, never waited for
     RANK_SPIN = 0x200
+    RANK_INNER = 0x300          # a spinlock that may be taken while another one is held
 
 cdef void lock_wait(const void* lock, uint32_t rank) noexcept nogil
 cdef void lock_note(const void* lock, uint32_t rank) noexcept nogil

@@ -1,11 +1,11 @@
 """Spinlocks, held for a few instructions while shared state of several workers is changed.
 
-Lock order: no other lock is waited for while one is held (lock_checker.pxd).
+Lock order: no other lock is waited for while one is held, but for an inner one (spin_lock_inner; lock_checker.pxd).
 """
 from libc.stdint cimport uint32_t, uint64_t
 
 from natcore.base.compiler cimport DEBUG, exchange, likely, store_release
-from natcore.base.lock_checker cimport RANK_SPIN, lock_fault, lock_forget, lock_is_held, lock_note, lock_wait
+from natcore.base.lock_checker cimport RANK_INNER, RANK_SPIN, lock_fault, lock_forget, lock_is_held, lock_note, lock_wait
 
 cdef extern from * nogil:
     """
@@ -29,17 +29,24 @@ cdef struct Spinlock:
     uint32_t taken
     uint32_t needed             # 0: a single worker, no locking
 
-cdef inline void spin_lock(Spinlock* spin) noexcept nogil:
+cdef inline void spin_lock_ranked(Spinlock* spin, uint32_t rank) noexcept nogil:
     cdef uint32_t turn = 0
     if likely(not spin.needed):
         return
     if DEBUG:
-        lock_wait(spin, RANK_SPIN)
+        lock_wait(spin, rank)
     while exchange(&spin.taken, 1):
         wait_turn(turn)
         turn += 1
     if DEBUG:
-        lock_note(spin, RANK_SPIN)
+        lock_note(spin, rank)
+
+cdef inline void spin_lock(Spinlock* spin) noexcept nogil:
+    spin_lock_ranked(spin, RANK_SPIN)
+
+cdef inline void spin_lock_inner(Spinlock* spin) noexcept nogil:
+    """Locks the journal's or the events' spinlock, which may be taken while another spinlock is held."""
+    spin_lock_ranked(spin, RANK_INNER)
 
 cdef inline void spin_unlock(Spinlock* spin) noexcept nogil:
     if not likely(not spin.needed):

@@ -1,17 +1,22 @@
-"""Encodes records as IPFIX (RFC 7011): flow records, and NAT44 session events (RFC 8158)."""
+"""Encodes records as IPFIX (RFC 7011): flow records, NAT44 session events and port block events (RFC 8158)."""
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from natcore.log.journal cimport RECORD_CREATE, RECORD_END, RECORD_OPENED_OUTSIDE, RECORD_WINDOW, Record
+from natcore.log.journal cimport (
+    RECORD_BLOCK_ALLOCATED, RECORD_CREATE, RECORD_END, RECORD_OPENED_OUTSIDE, RECORD_WINDOW, Record, is_block_row,
+)
 from natcore.base.compiler cimport bswap16, bswap32, bswap64
 
 cdef enum:
     FLOW_SET = 256              # template identifiers; the templates are in sinks/ipfix.py
     EVENT_SET = 257
+    BLOCK_SET = 258
     NAT44_SESSION_CREATE = 4    # natEvent, RFC 8158
     NAT44_SESSION_DELETE = 5
+    PORT_BLOCK_ALLOCATED = 16
+    PORT_BLOCK_DEALLOCATED = 17
     INITIATOR = 1               # biflowDirection, RFC 5103
     REVERSE_INITIATOR = 2
     VERSION = 10
@@ -52,6 +57,17 @@ cdef packed struct EventRecord:
     uint8_t protocol
     uint8_t event
 
+cdef packed struct BlockRecord:
+    uint64_t observed_ms
+    uint64_t start_ms           # when the block was assigned
+    uint64_t end_ms
+    uint64_t flow_id            # of the assignment
+    uint32_t inside
+    uint32_t outside
+    uint16_t first_port
+    uint16_t last_port
+    uint8_t event
+
 cdef struct Message:
     uint8_t* start              # NULL: no message is open
     uint8_t* set_start          # NULL: no set is open
@@ -60,6 +76,7 @@ cdef struct Message:
 
 FLOW_BYTES = sizeof(FlowRecord)
 EVENT_BYTES = sizeof(EventRecord)
+BLOCK_BYTES = sizeof(BlockRecord)
 
 
 cdef inline uint64_t milliseconds_be(int64_t microseconds) noexcept nogil:
@@ -106,6 +123,20 @@ cdef uint8_t* put_event(uint8_t* at, const Record* row) noexcept nogil:
     return at + sizeof(event)
 
 
+cdef uint8_t* put_block(uint8_t* at, const Record* row) noexcept nogil:
+    cdef BlockRecord block
+    block.observed_ms = block.end_ms = milliseconds_be(row.end_time)
+    block.start_ms = milliseconds_be(row.start_time)
+    block.flow_id = bswap64(row.session)
+    block.inside = bswap32(row.pri_ip)
+    block.outside = bswap32(row.nat_ip)
+    block.first_port = bswap16(row.nat_port)
+    block.last_port = bswap16(row.pub_port)
+    block.event = PORT_BLOCK_ALLOCATED if row.kind == RECORD_BLOCK_ALLOCATED else PORT_BLOCK_DEALLOCATED
+    memcpy(at, &block, sizeof(block))
+    return at + sizeof(block)
+
+
 cdef inline void close_set(Message* message) noexcept nogil:
     if message.set_start != NULL:
         (<SetHeader*>message.set_start).id = bswap16(message.set_id)
@@ -141,9 +172,9 @@ def encode_messages(const uint8_t[::1] records not None, uint32_t sequence, uint
                     uint32_t largest):
     """Encodes rows as IPFIX messages, in order and without the GIL: -> (bytes, end offset of each message, data records).
 
-    records: the bytes of RECORD (n,). Window rows become flow records, `create` and `end` rows events; other kinds have no
-    counterpart in IPFIX and are skipped. sequence: data records sent before. export_time: Unix seconds.
-    largest: maximum bytes of a message, 128 to 65535.
+    records: the bytes of RECORD (n,). Window rows become flow records, `create` and `end` rows session events, rows of port
+    blocks their events; other kinds have no counterpart in IPFIX and are skipped. sequence: data records sent before.
+    export_time: Unix seconds. largest: maximum bytes of a message, 128 to 65535.
     """
     cdef uint64_t count = records.shape[0] // sizeof(Record), row, messages = 0
     cdef const Record* rows = <const Record*>&records[0] if count else NULL
@@ -170,6 +201,8 @@ def encode_messages(const uint8_t[::1] records not None, uint32_t sequence, uint
                     set_id, size = FLOW_SET, sizeof(FlowRecord)
                 elif rows[row].kind == RECORD_CREATE or rows[row].kind == RECORD_END:
                     set_id, size = EVENT_SET, sizeof(EventRecord)
+                elif is_block_row(rows[row].kind):
+                    set_id, size = BLOCK_SET, sizeof(BlockRecord)
                 else:
                     continue
                 if message.start != NULL and <uint64_t>(message.at - message.start) + sizeof(SetHeader) + size > largest:
@@ -180,7 +213,12 @@ def encode_messages(const uint8_t[::1] records not None, uint32_t sequence, uint
                     open_message(&message, sequence, domain, export_time)
                 if message.set_start == NULL or message.set_id != set_id:
                     open_set(&message, set_id)
-                message.at = put_flow(message.at, &rows[row]) if set_id == FLOW_SET else put_event(message.at, &rows[row])
+                if set_id == FLOW_SET:
+                    message.at = put_flow(message.at, &rows[row])
+                elif set_id == EVENT_SET:
+                    message.at = put_event(message.at, &rows[row])
+                else:
+                    message.at = put_block(message.at, &rows[row])
                 sequence += 1
             if message.start != NULL:
                 close_message(&message)

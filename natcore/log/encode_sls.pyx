@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from natcore.log.journal cimport Record
+from natcore.log.journal cimport RECORD_END, Record
 from natcore.base.text cimport put_decimal, put_dotted
 
 cdef enum:
@@ -55,13 +55,19 @@ cdef inline uint8_t* put_field(uint8_t* at, const Key* key, uint64_t value, bint
 
 
 cdef inline uint8_t* put_name(uint8_t* at, const Key* key, const uint8_t* run, uint32_t run_length,
-                              uint64_t number) noexcept nogil:
-    """Writes a Content with the value "RUN/NUMBER": the run and the row's number."""
+                              const Record* row) noexcept nogil:
+    """Writes a Content with the value "RUN/NUMBER": the run and the row's number. A row that is no session's has no number
+    of its own: "RUN/NUMBER/KIND/SEQUENCE"."""
     cdef uint8_t* length_at = at + 2 + key.length
     cdef uint8_t* end = length_at + 1 + run_length
     memcpy(length_at + 1, run, run_length)
     end[0] = 47
-    end = put_decimal(end + 1, number)
+    end = put_decimal(end + 1, row.number)
+    if row.kind > RECORD_END:
+        end[0] = 47
+        end = put_decimal(end + 1, row.kind)
+        end[0] = 47
+        end = put_decimal(end + 1, row.pkts_from_vpc)
     at[0] = LOG_CONTENTS
     at[1] = <uint8_t>(end - at - 2)
     memcpy(at + 2, key.bytes, key.length)
@@ -99,7 +105,7 @@ cdef uint8_t* put_log(uint8_t* at, const Record* row, const uint8_t* head, uint3
         end = put_field(end, &local[5], <uint64_t>max(row.start_time, 0), False)
         end = put_field(end, &local[6], <uint64_t>max(row.end_time, 0), False)
     if name != NULL:
-        end = put_name(end, name, run, run_length, row.number)
+        end = put_name(end, name, run, run_length, row)
     at[0] = GROUP_LOGS
     at = put_varint(at + 1, end - scratch)
     memcpy(at, scratch, end - scratch)

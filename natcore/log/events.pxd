@@ -1,7 +1,7 @@
 """Events: which subscriber or pool reached which limit; one event per cause until it is read, with a count."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from natcore.base.spinlock cimport Spinlock, assert_spin, spin_lock, spin_unlock
+from natcore.base.spinlock cimport Spinlock, assert_spin, spin_lock_inner, spin_unlock
 
 cdef enum:
     EVENT_SLOTS = 1024
@@ -49,7 +49,7 @@ cdef struct Events:
 
 cdef inline void event_note(Events* events, uint8_t verdict, uint8_t limit, uint32_t subscriber, uint32_t destination,
                             uint16_t port, uint8_t protocol, uint64_t now_ns) noexcept nogil:
-    spin_lock(&events.spin)
+    spin_lock_inner(&events.spin)
     event_add(events, verdict, limit, subscriber, destination, port, protocol, now_ns)
     spin_unlock(&events.spin)
 

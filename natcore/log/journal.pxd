@@ -13,10 +13,13 @@ from natcore.base.spinlock cimport Spinlock
 cdef enum:                      # RecordKind
     RECORD_WINDOW = 0
     RECORD_CREATE = 1
-    RECORD_END = 2              # 3, a gap, is made in Python: python/natcore/dtypes.py
+    RECORD_END = 2              # 3 to 7 are made in Python: python/natcore/dtypes.py
+    RECORD_BLOCK_ALLOCATED = 8  # only while a session log runs, as the next
+    RECORD_BLOCK_RELEASED = 9
 
 cdef enum:                      # RecordFlag
     RECORD_OPENED_OUTSIDE = 1
+    RECORD_ASSIGNED_BEFORE = 2  # a port block, when the log started
 
 cdef struct Record:             # RECORD of python/natcore/dtypes.py
     uint64_t bytes_from_pub
@@ -26,7 +29,7 @@ cdef struct Record:             # RECORD of python/natcore/dtypes.py
     int64_t start_time          # microseconds since 1970
     int64_t end_time
     uint64_t session
-    uint64_t number             # assigned when the row is drained
+    uint64_t number             # assigned when the row is drained; a block's: the number of the next row of a session
     uint32_t pri_ip             # addresses and ports in host order
     uint32_t pub_ip
     uint32_t nat_ip
@@ -64,6 +67,7 @@ cdef struct Journal:            # producers write the first part, the consumer t
     uint64_t head_at            # head modulo capacity
     uint64_t lost               # window rows lost, and all kinds while a session log runs
     uint64_t lifecycle_lost     # begin and end rows lost while none runs
+    uint64_t blocks_lost        # of `lost`: rows of port blocks
     int64_t lost_from           # of the lost rows, microseconds since 1970: earliest start
     int64_t lost_until          # latest end; before lost_from: none lost
     uint64_t newest             # Overflow*
@@ -79,7 +83,7 @@ cdef struct Journal:            # producers write the first part, the consumer t
     uint32_t in_lifecycle       # the row of journal_slot is in `lifecycle`
     Events* events              # receives RECORDS_LOST
     RowTap* taps                # NULL: no one watches; changed with all workers locked
-    uint64_t unused[2]
+    uint64_t unused
     uint64_t tail               # rows ever read from the ring
     uint64_t tail_at
     uint64_t oldest             # Overflow*, read up to oldest_read; the producer sets the first
@@ -114,7 +118,15 @@ cdef inline bint journal_is_short(Journal* journal) noexcept nogil:
 cdef bint journal_new(Journal* journal, uint64_t capacity) noexcept nogil
 cdef void journal_delete(Journal* journal) noexcept nogil
 cdef void journal_forget(Journal* journal) noexcept nogil
-cdef uint64_t journal_drain(Journal* journal, Record* rows, uint64_t capacity, uint64_t number) noexcept nogil
+cdef inline int64_t label_us(int64_t epoch_ns, uint64_t ns) noexcept nogil:
+    """A time of the gateway's clock as rows have it: Unix microseconds, rounded down. epoch_ns: Unix time at now = 0."""
+    cdef int64_t unix_ns = epoch_ns + <int64_t>ns
+    return unix_ns // 1000 - (1 if unix_ns < 0 and unix_ns % 1000 else 0)
+
+cdef inline bint is_block_row(uint8_t kind) noexcept nogil:
+    return kind == RECORD_BLOCK_ALLOCATED or kind == RECORD_BLOCK_RELEASED
+
+cdef uint64_t journal_drain(Journal* journal, Record* rows, uint64_t capacity, uint64_t* number) noexcept nogil
 cdef Record* journal_slot(Journal* journal, uint8_t kind) noexcept nogil
 cdef void journal_note_lost(Journal* journal, int64_t start_us, int64_t end_us, uint64_t now_ns) noexcept nogil
 cdef void journal_commit(Journal* journal) noexcept nogil

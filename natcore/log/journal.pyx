@@ -6,7 +6,7 @@ from libc.string cimport memcpy
 from natcore.log.events cimport RECORDS_LOST, event_note
 from natcore.base.compiler cimport load_acquire64, store_relaxed64, store_release64, unlikely
 from natcore.base.pages cimport table_delete, table_new
-from natcore.base.spinlock cimport assert_spin, spin_lock, spin_unlock
+from natcore.base.spinlock cimport assert_spin, spin_lock_inner, spin_unlock
 
 
 cdef bint journal_new(Journal* journal, uint64_t capacity) noexcept nogil:
@@ -50,7 +50,7 @@ cdef void journal_forget(Journal* journal) noexcept nogil:
 cdef Record* journal_slot(Journal* journal, uint8_t kind) noexcept nogil:
     """Space for the next row, until journal_commit; NULL: the row is lost, and counted."""
     cdef Record* row = NULL
-    spin_lock(&journal.spin)
+    spin_lock_inner(&journal.spin)
     if journal.overflow_limit == 0 and kind != RECORD_WINDOW:
         if journal.lifecycle_head - load_acquire64(&journal.lifecycle_tail) < journal.capacity:
             journal.in_lifecycle = 1
@@ -63,6 +63,8 @@ cdef Record* journal_slot(Journal* journal, uint8_t kind) noexcept nogil:
     if journal.overflow_limit:
         row = overflow_slot(journal)
     if row == NULL:
+        if is_block_row(kind):
+            store_relaxed64(&journal.blocks_lost, journal.blocks_lost + 1)
         store_relaxed64(&journal.lost, journal.lost + 1)
         spin_unlock(&journal.spin)
     else:
@@ -72,7 +74,7 @@ cdef Record* journal_slot(Journal* journal, uint8_t kind) noexcept nogil:
 
 cdef void journal_note_lost(Journal* journal, int64_t start_us, int64_t end_us, uint64_t now_ns) noexcept nogil:
     """Records the time span of a lost row (microseconds since 1970)."""
-    spin_lock(&journal.spin)
+    spin_lock_inner(&journal.spin)
     if journal.lost_until < journal.lost_from:
         journal.lost_from, journal.lost_until = start_us, end_us
     else:
@@ -196,7 +198,7 @@ cdef uint64_t merged_drain(Journal* journal, Record* rows, uint64_t capacity) no
     cdef uint64_t filled = 0, until
     cdef const Record* lifecycle
     cdef const Record* other
-    spin_lock(&journal.spin)            # of several workers: what was written before is in its ring
+    spin_lock_inner(&journal.spin)            # of several workers: what was written before is in its ring
     until = load_acquire64(&journal.order)
     spin_unlock(&journal.spin)
     while filled < capacity:
@@ -218,15 +220,18 @@ cdef uint64_t merged_drain(Journal* journal, Record* rows, uint64_t capacity) no
     return filled
 
 
-cdef uint64_t journal_drain(Journal* journal, Record* rows, uint64_t capacity, uint64_t number) noexcept nogil:
-    """Moves up to capacity rows out in the order of writing, numbered from number; how many."""
-    cdef uint64_t filled, i
+cdef uint64_t journal_drain(Journal* journal, Record* rows, uint64_t capacity, uint64_t* number) noexcept nogil:
+    """Moves up to capacity rows out in the order of writing; how many. Rows of sessions are numbered from number on, which
+    becomes the next one's; a row of a port block has the number of the session's row that comes next."""
+    cdef uint64_t filled, next_number = number[0], i
     if journal.overflow_limit and load_acquire64(&journal.lifecycle_head) == journal.lifecycle_tail:
         filled = main_drain(journal, rows, capacity)
     else:
         filled = merged_drain(journal, rows, capacity)
     for i in range(filled):
-        rows[i].number = number + i
+        rows[i].number = next_number
+        next_number += not is_block_row(rows[i].kind)
+    store_relaxed64(number, next_number)
     return filled
 
 

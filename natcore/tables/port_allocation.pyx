@@ -1,6 +1,7 @@
 """The port policies beside the plain draw: blocks, computed blocks, overloading."""
 from libc.stdint cimport uint32_t, uint64_t
 
+from natcore.tables.block_rows cimport BlockPlace, allocated_row_write, time_of
 from natcore.tables.port_blocks cimport (
     BLOCKS_AT_MOST, Block, BlockIterator, block_first, block_assign, block_next, block_reference,
 )
@@ -12,7 +13,7 @@ from natcore.tables.ports cimport (
     worker_preferring,
     in_ports, in_ranges, random_next, nth_set, ones64, pick_by_policy, allocate_from_map, port_release, port_reuse,
     port_use, reclaim,
-    set_free, space_of,
+    set_free, space_of, place_of_block,
 )
 from natcore.base.compiler cimport bswap16
 from natcore.base.sentinels cimport NONE
@@ -176,6 +177,7 @@ cdef uint32_t allocate_from_blocks(Ports* ports, uint32_t address, PortMap* map,
                                    uint32_t* until_ms) noexcept nogil:
     """Allocates from the owner's blocks, or from a new one if they are full; NONE: the address has no block left."""
     cdef uint32_t count = 0, block, space
+    cdef BlockPlace place
     cdef uint32_t port = allocate_from_own_blocks(ports, address, map, request, &count, until_ms)
     if port != NONE:
         return port
@@ -188,7 +190,9 @@ cdef uint32_t allocate_from_blocks(Ports* ports, uint32_t address, PortMap* map,
         block = new_block(ports, address, map)
     if block == NONE:
         return NONE
-    block_assign(&ports.blocks, &ports.key, block_reference(address, block), request.owner)
+    block_assign(&ports.blocks, &ports.key, block_reference(address, block), request.owner, time_of(&ports.blocks, now_ms))
+    place = place_of_block(ports, block_reference(address, block))
+    allocated_row_write(&ports.blocks, block_reference(address, block), &place)
     return allocate_within(ports, map, begin_of(ports, block), bswap16(request.inside_port))
 
 

@@ -71,7 +71,8 @@ cdef uint32_t block_next(const Blocks* blocks, BlockIterator* walk) noexcept nog
     return walk.at
 
 
-cdef void block_assign(Blocks* blocks, const HashKey* key, uint32_t reference, uint32_t owner) noexcept nogil:
+cdef void block_assign(Blocks* blocks, const HashKey* key, uint32_t reference, uint32_t owner,
+                       uint64_t now_ns) noexcept nogil:
     """Assigns an unassigned block to the owner."""
     cdef Block* block = block_at(blocks, reference)
     cdef uint32_t* chain = chain_of(blocks, key, owner)
@@ -82,6 +83,8 @@ cdef void block_assign(Blocks* blocks, const HashKey* key, uint32_t reference, u
     chain[0] = reference + 1
     blocks.free[reference >> 16] -= 1
     blocks.taken += 1
+    block.number = blocks.taken
+    block.born_ns = now_ns
 
 
 cdef void release(Blocks* blocks, const HashKey* key, uint32_t reference) noexcept nogil:
@@ -101,9 +104,11 @@ cdef void release(Blocks* blocks, const HashKey* key, uint32_t reference) noexce
     blocks.released += 1
 
 
-cdef void block_count_down(Blocks* blocks, const HashKey* key, uint32_t reference) noexcept nogil:
-    """Counts one port less in use or held down; the last one returns the block."""
+cdef bint block_count_down(Blocks* blocks, const HashKey* key, uint32_t reference) noexcept nogil:
+    """Counts one port less in use or held down; True: that was the last one, and the block is returned."""
     cdef Block* block = block_at(blocks, reference)
     block.ports -= 1
     if block.ports == 0:
         release(blocks, key, reference)
+        return True
+    return False

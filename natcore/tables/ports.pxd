@@ -25,6 +25,7 @@ one continues. An allocation fails only if the address has no port for this owne
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from natcore.tables.block_rows cimport BlockPlace
 from natcore.tables.port_blocks cimport Blocks
 from natcore.tables.port_overload cimport Overload
 from natcore.base.flow_hash cimport HashKey
@@ -214,6 +215,15 @@ cdef inline bint has_free_port(const Ports* ports, uint32_t space, uint32_t addr
 cdef inline uint32_t in_ports(uint64_t random, uint32_t count) noexcept nogil:
     """Index of a port among count ports."""
     return <uint32_t>((random >> 32) * count >> 32)
+
+cdef inline BlockPlace place_of_block(const Ports* ports, uint32_t reference) noexcept nogil:
+    """The address and the ports of a block."""
+    cdef BlockPlace place
+    place.ip = ports.addresses[reference >> 16].ip
+    place.eip = ports.addresses[reference >> 16].eip
+    place.first_port = ports.allowed[(reference & 0xFFFF) * ports.block_size]
+    place.last_port = place.first_port + ports.block_size - 1
+    return place
 
 cdef inline uint32_t ports_in_use(const Ports* ports, const PortMap* map) noexcept nogil:
     """Ports used by mappings."""

@@ -2,6 +2,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from natcore.tables.block_rows cimport released_row_write
 from natcore.tables.port_blocks cimport Block, block_at, block_count_down, block_reference
 from natcore.tables.port_blocks cimport blocks_add, blocks_delete, blocks_drop, blocks_new
 from natcore.tables.port_overload cimport overload_delete
@@ -166,12 +167,17 @@ cdef bint address_open(Ports* ports, uint32_t number, uint32_t ip, uint32_t eip)
 cdef bint address_drop(Ports* ports, uint32_t number) noexcept nogil:
     """Drops a reference; True: that was the last one and the address is removed. Its mappings must have ended."""
     cdef Address* address = &ports.addresses[number]
-    cdef uint32_t space
+    cdef uint32_t space, block
+    cdef BlockPlace place
     assert_held(ports.lock, "ports: address_drop")
     address.references -= 1
     if address.references:
         return False
     index_remove(&ports.index, flow_hash(&ports.key, address.ip, 0, 0), number)
+    for block in range(ports.blocks.per_address):
+        if ports.blocks.of[number][block].taken:            # its ports are held down
+            place = place_of_block(ports, block_reference(number, block))
+            released_row_write(&ports.blocks, block_reference(number, block), &place)
     blocks_drop(&ports.blocks, &ports.key, number)
     for space in range(PORT_SPACES):
         ports.addresses_free_count[space] -= has_free_port(ports, space, number)
@@ -271,11 +277,16 @@ cdef inline void mark_address_held(Ports* ports, const PortMap* map) noexcept no
 
 cdef void set_free(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
     """Frees a port that was in use or held down."""
+    cdef uint32_t reference
+    cdef BlockPlace place
     assert_spin(&ports.spin, ports.lock, "ports: set_free")
     store_relaxed64(&map.used[port >> 6], map.used[port >> 6] & ~(<uint64_t>1 << (port & 63)))
     count_free(ports, map, port, 1)
     if ports.blocks.per_address:
-        block_count_down(&ports.blocks, &ports.key, block_reference(map.address, ports.block_of[port]))
+        reference = block_reference(map.address, ports.block_of[port])
+        if block_count_down(&ports.blocks, &ports.key, reference):
+            place = place_of_block(ports, reference)
+            released_row_write(&ports.blocks, reference, &place)
 
 
 cdef uint32_t end_hold_down(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:

@@ -4,7 +4,7 @@ from libc.string cimport memset
 
 from natcore.log.journal cimport (
     RECORD_CREATE, RECORD_END, RECORD_OPENED_OUTSIDE, RECORD_WINDOW, Record, RowTap, journal_commit, journal_note_lost,
-    journal_slot,
+    journal_slot, label_us,
 )
 from natcore.tables.mappings cimport MAPPING_STATIC, Mapping, mapping_close
 from natcore.tables.offload cimport OFFLOAD_UNIT_SHIFT, Offload, OffloadEntry, OffloadUse, offload_units
@@ -73,8 +73,7 @@ cdef uint64_t deadline_of(const Sessions* table, const Session* session, uint64_
 
 cdef int64_t micros(const Sessions* table, uint64_t ns) noexcept nogil:
     """Unix microseconds, rounded down."""
-    cdef int64_t unix_ns = <int64_t>(load_relaxed64(<const uint64_t*>&table.epoch_ns) + ns)
-    return unix_ns // 1000 - (1 if unix_ns < 0 and unix_ns % 1000 else 0)
+    return label_us(<int64_t>load_relaxed64(<const uint64_t*>&table.epoch_ns), ns)
 
 
 cdef uint64_t window_bytes(const Session* session, const Cold* cold, uint32_t direction) noexcept nogil:

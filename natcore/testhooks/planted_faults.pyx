@@ -20,7 +20,7 @@ from natcore.base.flow_hash cimport flow_hash
 from natcore.frame cimport Frame
 from natcore.base.compiler cimport DEBUG, bswap16, bswap32, load_acquire
 from natcore.base.hash_table cimport BUCKET_ENTRIES, Index
-from natcore.base.spinlock cimport spin_lock, spin_unlock
+from natcore.base.spinlock cimport spin_lock, spin_lock_inner, spin_unlock
 from natcore.workers.worker cimport Shared, Worker
 
 
@@ -217,7 +217,7 @@ def misuse(capsule, str what not None):
         unlock(first)
         spin_unlock(&shared.ports.spin)
     elif what == "waits for a spinlock under another":
-        spin_lock(&shared.events.spin)
+        spin_lock_inner(&shared.events.spin)
         spin_lock(&shared.ports.spin)
         spin_unlock(&shared.ports.spin)
         spin_unlock(&shared.events.spin)

@@ -277,7 +277,7 @@ cdef class JournalRing:
     def drain(self, records, uint64_t number):
         """Into RECORD (count,), numbered from number; how many."""
         cdef uint8_t[::1] raw = records.view("u1")
-        return journal_drain(&self.journal, <Record*>&raw[0], <uint64_t>len(records), number)
+        return journal_drain(&self.journal, <Record*>&raw[0], <uint64_t>len(records), &number)
 
     @property
     def lost(self):

@@ -119,7 +119,7 @@ cdef bint make_place(Standby* standby, uint32_t address, uint32_t port, const Ma
     if block.taken and block.owner != wanted.inside_ip and not free_block(standby, address, ports.block_of[port]):
         return False
     if not block.taken:
-        block_assign(&ports.blocks, &ports.key, reference, wanted.inside_ip)
+        block_assign(&ports.blocks, &ports.key, reference, wanted.inside_ip, standby.now_ns)
     return True
 
 
@@ -338,7 +338,7 @@ cdef const char* apply_held_down(Standby* standby, const PeerHeldDown* row) noex
             if block_at(&ports.blocks, reference).owner != row.owner:
                 return NULL
         else:
-            block_assign(&ports.blocks, &ports.key, reference, row.owner)
+            block_assign(&ports.blocks, &ports.key, reference, row.owner, standby.now_ns)
     port_use(ports, map, row.port)
     port_release(ports, map, row.port, row.owner, row.until_ms, now_ms)
     return NULL
@@ -354,6 +354,16 @@ cdef void apply_time(Standby* standby, uint64_t now_ns) noexcept nogil:
     ports_reclaim(&standby.shared.ports, RECLAIM_ADDRESSES, NO_LIMIT, <uint32_t>(standby.now_ns // 1000000))
 
 
+cdef void date_blocks(Ports* ports, uint64_t now_ns) noexcept nogil:
+    """Dates the assigned port blocks from now on: the stream does not tell since when a block was its owner's without a break,
+    and the log of the active gateway does."""
+    cdef uint32_t address, block
+    for address in range(ports.count if ports.blocks.per_address else 0):
+        for block in range(ports.blocks.per_address if ports.blocks.of[address] != NULL else 0):
+            if ports.blocks.of[address][block].taken:
+                ports.blocks.of[address][block].born_ns = now_ns
+
+
 cdef void promote(Standby* standby, uint64_t now_ns, uint64_t created, uint32_t grace_ms) noexcept nogil:
     """The standby's clock is now_ns, and it is to translate. created: sessions that the active gateway has opened, so that no
     number is given twice. grace_ms: how old a refresh may be; sessions count as refreshed that much later."""
@@ -362,6 +372,7 @@ cdef void promote(Standby* standby, uint64_t now_ns, uint64_t created, uint32_t 
     cdef Sessions* table
     cdef Session* session
     apply_time(standby, now_ns)
+    date_blocks(&standby.shared.ports, standby.now_ns)
     now_ms = <uint32_t>(standby.now_ns // 1000000)
     for i in range(standby.shared.count):
         table = &standby.shared.workers[i].sessions

@@ -27,6 +27,9 @@ cdef void append_worker(Shared* shared, Worker* worker) noexcept nogil:
     worker.sessions.journal = worker.journal = &shared.journal
     worker.outbox = &shared.outbox
     worker.events = shared.journal.events = &shared.events
+    shared.ports.blocks.journal = &shared.journal
+    shared.ports.blocks.epoch_ns = &shared.workers[0].sessions.epoch_ns if shared.count else &worker.sessions.epoch_ns
+    shared.ports.blocks.clock_ns = &shared.now_ns if shared.count else &worker.now_ns
     worker.syn_holdoff = &shared.syn_holdoff
     if shared.count:
         worker.fragments = shared.workers[0].fragments

@@ -155,7 +155,8 @@ cdef bint take_blocks(Ports* ports, const Rows* section, Damage* damage) noexcep
         if (row.block >= ports.blocks.per_address or not has_address(ports, row.address)
                 or block_at(&ports.blocks, block_reference(row.address, row.block)).taken):
             return refuse(damage, SECTION_BLOCKS, section.count - 1 - i, "no block of an outside address, or assigned twice")
-        block_assign(&ports.blocks, &ports.key, block_reference(row.address, row.block), row.owner)
+        block_assign(&ports.blocks, &ports.key, block_reference(row.address, row.block), row.owner, row.born_ns)
+        block_at(&ports.blocks, block_reference(row.address, row.block)).number = row.number
     return True
 
 

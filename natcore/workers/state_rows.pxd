@@ -185,6 +185,9 @@ cdef packed struct BlockState:
     uint32_t address
     uint32_t block
     uint32_t owner
+    uint32_t unused
+    uint64_t number             # of its assignment
+    uint64_t born_ns
 
 cdef packed struct EventState:
     uint64_t count

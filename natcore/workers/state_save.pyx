@@ -10,7 +10,7 @@ from natcore.log.events cimport EVENT_SLOTS, REASON_SLOTS, Event
 from natcore.log.journal cimport Journal, Overflow, Record
 from natcore.tables.outbox cimport ErrorBudget, Outbox, outbox_frames
 from natcore.tables.mappings cimport MAPPING_FREE, MAPPING_STATIC, Mapping, Subscriber
-from natcore.tables.port_blocks cimport BLOCK_CHAINS, block_at
+from natcore.tables.port_blocks cimport BLOCK_CHAINS, Block, block_at
 from natcore.tables.ports cimport PORT_SPACES, PORT_WORDS, Address, PortMap, Ports, space_of
 from natcore.tables.sessions cimport SESSION_FREE, SYN_NOTED, Cold, Filter, Session, Sessions, sessions_fold
 from natcore.tables.syn_holdoff cimport HELD_SYNS, HeldSyn, SynHoldoff
@@ -285,13 +285,16 @@ cdef void give_ports(const Ports* ports, Rows* sections) noexcept nogil:
 cdef void give_blocks(const Ports* ports, Rows* section) noexcept nogil:
     """Assigned blocks; of a subscriber's the one assigned last comes first."""
     cdef uint32_t chain, at
+    cdef const Block* block
     cdef BlockState* row
     for chain in range(BLOCK_CHAINS if ports.blocks.per_address else 0):
         at = ports.blocks.chains[chain] - 1
         while at != NONE:
             row = <BlockState*>next_row(section, sizeof(BlockState))
             if row != NULL:
-                row.address, row.block, row.owner = at >> 16, at & 0xFFFF, block_at(&ports.blocks, at).owner
+                block = block_at(&ports.blocks, at)
+                row.address, row.block, row.owner, row.unused = at >> 16, at & 0xFFFF, block.owner, 0
+                row.number, row.born_ns = block.number, block.born_ns
             at = block_at(&ports.blocks, at).next
 
 

@@ -29,6 +29,7 @@ Protocol = Literal["tcp", "udp", "icmp"]
 Driver = Literal["af_packet", "af_xdp"]
 Favour = Literal["throughput", "latency"]
 OnFailure = Literal["forward", "refuse"]
+LogRows = Literal["all", "blocks"]  # Gateway.start_session_log
 Gap = Literal["count", "freeze"]  # Gateway.restore
 Transport = Literal["tcp", "udp"]  # IpfixSink
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]  # KafkaSink

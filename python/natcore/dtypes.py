@@ -65,6 +65,10 @@ class RecordKind(IntEnum):
         Time-outs or policies in force.
     CLOCK
         The clock was set.
+    BLOCK_ALLOCATED
+        A port block is assigned to a subscriber (natcore.sessionlog.block_rows).
+    BLOCK_RELEASED
+        A port block is returned.
     """
 
     WINDOW = 0
@@ -75,18 +79,23 @@ class RecordKind(IntEnum):
     ENTRY = 5
     SETTING = 6
     CLOCK = 7
+    BLOCK_ALLOCATED = 8
+    BLOCK_RELEASED = 9
 
 
 class RecordFlag(IntFlag):
-    """Bits of `flags` in window, create and end rows.
+    """Bits of `flags` in window, create and end rows, and in those of port blocks.
 
     Attributes
     ----------
     OPENED_OUTSIDE
         A packet from outside opened the session.
+    ASSIGNED_BEFORE
+        The port block was assigned when the log started.
     """
 
     OPENED_OUTSIDE = 1
+    ASSIGNED_BEFORE = 2
 
 
 class GapReason(IntEnum):
@@ -143,9 +152,23 @@ class SessionState(IntEnum):
     PICKED_UP_FROM_OUTSIDE = 8
 
 
-WINDOW, CREATE, END, GAP, COVER, ENTRY, SETTING, CLOCK = RecordKind
-OPENED_OUTSIDE = RecordFlag.OPENED_OUTSIDE
+WINDOW, CREATE, END, GAP, COVER, ENTRY, SETTING, CLOCK, BLOCK_ALLOCATED, BLOCK_RELEASED = RecordKind
+OPENED_OUTSIDE, ASSIGNED_BEFORE = RecordFlag
 GAP_DIED, GAP_RING, GAP_LOST = GapReason
+
+
+def is_of_block(records: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Bool (n,): which rows of RECORD (n,) are port blocks'."""
+    kinds = records["kind"]
+    found: NDArray[np.bool_] = (kinds == BLOCK_ALLOCATED) | (kinds == BLOCK_RELEASED)
+    return found
+
+
+def is_fact(records: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Bool (n,): which rows of RECORD (n,) are about the log itself (natcore.sessionlog.facts)."""
+    kinds = records["kind"]
+    found: NDArray[np.bool_] = (kinds >= COVER) & (kinds <= CLOCK)
+    return found
 
 
 _BYTES = np.dtype(

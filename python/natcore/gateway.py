@@ -1242,7 +1242,8 @@ class Gateway(Closing):
 
     def start_session_log(
         self, sink: Sink, *, name: str | None = None, spool: str | os.PathLike[str] | None = None,
-        delivery: DeliveryPolicy | None = None, redact_destination: bool = False, on_failure: choices.OnFailure = "forward",
+        delivery: DeliveryPolicy | None = None, redact_destination: bool = False, rows: choices.LogRows = "all",
+        on_failure: choices.OnFailure = "forward",
     ) -> SessionLog:  # fmt: skip
         """Start a session log into a sink; several logs get the same rows with the same numbers.
 
@@ -1258,6 +1259,9 @@ class Gateway(Closing):
             Batches, pauses, the spool's size; None: the defaults of `DeliveryPolicy`.
         redact_destination
             Rows have no pub_ip and pub_port (RFC 6888 REQ-12).
+        rows
+            "all": of every kind that the sink takes. "blocks": of port blocks alone, with those about the log itself; for
+            Policy(ports="block").
         on_failure
             Of the spool or the sink at the start: "forward", the log goes on trying; "refuse", an error.
 
@@ -1269,7 +1273,8 @@ class Gateway(Closing):
         Raises
         ------
         ConfigurationError
-            A name or a sink is in use, the region is another one (contract R6), or on_failure="refuse" and it does not work.
+            A name or a sink is in use, the region is another one (contract R6), the sink takes no rows of port blocks, or
+            on_failure="refuse" and it does not work.
         CapacityError
             The system has no thread left.
         """
@@ -1287,7 +1292,7 @@ class Gateway(Closing):
                 at_exit.watch(self, self._collector)
         return self._collector.start(
             sink, name=name, spool=spool, delivery=delivery, redact_destination=redact_destination,
-            on_failure=on_failure,
+            rows=rows, on_failure=on_failure,
         )  # fmt: skip
 
     def stop_session_log(self, log: SessionLog, timeout: float = 10.0) -> int:

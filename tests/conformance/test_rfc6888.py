@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from natcore import NoNatEntry, Policy, Side, Verdict
+from natcore.dtypes import RecordKind, format_ipv4
 from natcore.sinks import MemorySink
 from support.frames import EIP, ICMP, IP, Ether, Talk, gateway, one_port, udp
 
@@ -144,12 +145,18 @@ def test_rfc6888_req13_every_port_is_used_before_an_allocation_fails() -> None:
         assert {talk.out() for talk in talks} == {Verdict.OUTBOUND}
 
 
-def test_rfc6888_req14_a_block_is_one_row_for_many_sessions() -> None:
-    over = gateway(policy=Policy(ports="block", block_size=64))
+def test_rfc6888_req14_a_log_of_blocks_has_two_rows_for_many_sessions() -> None:
+    over, sink = gateway(policy=Policy(ports="block", block_size=64, hold_down=0.0)), MemorySink()
+    over.start_session_log(sink, rows="blocks")
     talks = [Talk(over, sport=5000 + n, dport=80 + n) for n in range(64)]
     assert {talk.out() for talk in talks} == {Verdict.OUTBOUND}
-    (row,) = over.blocks()
-    assert all(row["first_port"] <= talk.outside[1] <= row["last_port"] for talk in talks)
+    over.close()
+    begun, ended = sink.records
+    assert (begun["kind"], ended["kind"]) == (RecordKind.BLOCK_ALLOCATED, RecordKind.BLOCK_RELEASED)
+    for row in (begun, ended):
+        assert {format_ipv4(row["pri_ip"])} == {talk.host for talk in talks}
+        assert {format_ipv4(row["nat_ip"])} == {talk.outside[0] for talk in talks}
+        assert all(row["nat_port"] <= talk.outside[1] <= row["pub_port"] for talk in talks)
     computed = gateway(source="10.0.0.0/26", policy=Policy(ports="deterministic"))
     talk = Talk(computed)
     talk.out()

@@ -20,9 +20,11 @@ from natcore import (
     Timeouts,
     Verdict,
 )
+from natcore.dtypes import ASSIGNED_BEFORE, BLOCK_ALLOCATED, BLOCK_RELEASED
 from natcore.peer.feed import Feed
 from natcore.peer.messages import Kind, Message, parse_head
 from natcore.peer.standby import Standby
+from natcore.sinks import MemorySink
 from natcore.testhooks.planted_faults import broken
 from natcore.testing import craft, traffic
 from natcore.testing.configurations import configuration
@@ -287,6 +289,36 @@ def test_deterministic_ports_and_blocks_need_no_stream() -> None:
         assert share is not None
         assert share.first_port <= port <= share.last_port
         assert one.who(POOL, port, "udp") == other.who(POOL, port, "udp")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_promoted_gateways_log_has_the_blocks_from_then_on(workers: int) -> None:
+    """Since when a block was its owner's without a break, the standby was not told."""
+    policy = Policy(ports="block", block_size=64)
+    gateway = Gateway(policy=policy, max_sessions=100, workers=workers, timeouts=Timeouts(udp=120))
+    gateway.add(SnatEntry("10.0.0.0/24", POOL))
+    out(gateway, 1, 5000, 1.0)
+    feed, standby = followed(gateway)
+    out(gateway, 2, 5000, 5.0)
+    gateway.end(subscriber="10.0.0.1", now=6.0)  # its block's port is held down
+    out(gateway, 3, 5000, 7.0)
+    tell(standby, feed.changes())
+    promoted = taken_over(standby, elapsed=2.0)
+    assert restored(saved(promoted)).blocks().tolist() == promoted.blocks().tolist()
+    begin = promoted._core.log_rows.label(round(promoted.now * 1e9))
+    sink = MemorySink()
+    promoted.start_session_log(sink, rows="blocks")
+    promoted.advance(7000.0)
+    promoted.close()
+    rows = sink.records
+    listed = rows[rows["kind"] == BLOCK_ALLOCATED]
+    names = ["pri_ip", "nat_ip", "nat_port", "pub_port"]
+    assert sorted(listed[names].tolist()) == sorted(
+        gateway.blocks()[["inside_ip", "outside_ip", "first_port", "last_port"]].tolist()
+    )
+    assert len(listed) == 3 and (listed["flags"] == ASSIGNED_BEFORE).all() and (listed["start_time"] == begin).all()
+    released = rows[rows["kind"] == BLOCK_RELEASED]
+    assert sorted(released["session"]) == sorted(listed["session"]) and (released["start_time"] == begin).all()
 
 
 def test_established_tcp_goes_on_and_is_closed_by_its_segments() -> None:

@@ -37,6 +37,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from natcore import DeliveryPolicy, DnatEntry, Gateway, Policy, Side, SnatEntry, Timeouts
+from natcore.dtypes import format_ipv4
 from natcore.sessionlog.collector import Collector
 from natcore.sessionlog.in_force import in_force
 from natcore.sessionlog.session_log import SessionLog
@@ -81,6 +82,8 @@ class Process:
         self.error = clock_error  # seconds by which its labels are ahead
         self.timeout = float(random_.choice([20, 60, 300, 5000]))
         ports = random_.choice(["random", "random", "preserve", "block", "deterministic", "overload"])
+        ports = "block" if life.in_blocks else ports
+        self.more_random = random.Random(f"{life.seed} {instance} {life.now}")
         more: dict[str, Any] = {}
         if ports == "overload":
             more = {"mapping": "address-and-port-dependent", "filtering": "address-and-port-dependent"}
@@ -103,6 +106,7 @@ class Process:
         for pool in pools:
             self.add_pool(pool)
         self.logs: list[OpenLog] = []
+        self.has_blocks_alone = False
         self.alive = True
 
     def label(self, now: float) -> float:
@@ -129,6 +133,7 @@ class Process:
         entry = self.entries.pop(name, None)
         if entry is not None:
             self.gateway.remove(entry, now=self.now)
+            self.note_blocks()
             self.life.truth.end(self.run, self.life.now, POOLS[name])
 
     def start_log(self, name: str, folder: Path, redact: bool, spool: Path | None) -> None:
@@ -136,7 +141,11 @@ class Process:
                            roll_bytes=20_000, compact=self.life.seed % 2 == 0, clock=lambda: self.life.now,
                            wall=lambda: EPOCH + self.life.now)  # fmt: skip
         self.advance()
+        self.has_blocks_alone = self.policy.ports == "block" and (
+            self.life.in_blocks or self.more_random.random() < 0.3
+        )
         log = self.collector.start(sink, name=name, spool=spool, redact_destination=redact,
+                                   rows="blocks" if self.has_blocks_alone else "all",
                                    delivery=DeliveryPolicy(linger=0.0, backoff_min=0.0, backoff_max=0.0))  # fmt: skip
         self.logs.append(OpenLog(log, sink))
 
@@ -154,6 +163,7 @@ class Process:
             remote = (remote[0], 0)
             packet = craft.icmp(host, remote[0], identifier=host_port)
         _, out = self.gateway.translate_one(packet, Side.INSIDE, self.now)
+        self.note_blocks()
         if out is None:
             return
         place = 24 if protocol == "icmp" else 20
@@ -165,6 +175,20 @@ class Process:
 
     def advance(self) -> None:
         self.gateway.advance(self.now)
+        self.note_blocks()
+
+    def note_blocks(self) -> None:
+        if self.policy.ports == "block":
+            blocks = {
+                (
+                    format_ipv4(row["inside_ip"]),
+                    format_ipv4(row["outside_ip"]),
+                    int(row["first_port"]),
+                    int(row["last_port"]),
+                )
+                for row in self.gateway.blocks()
+            }
+            self.life.truth.assigned(self.run, self.instance, blocks, self.life.now)
 
     def beat(self) -> None:
         self.collector.beat()
@@ -179,7 +203,7 @@ class Process:
                     break
 
     def stop_log(self, each: OpenLog) -> None:
-        self.gateway.advance(self.now)
+        self.advance()
         self.collector.stop(each.log, timeout=0.0)
         self.logs.remove(each)
 
@@ -197,6 +221,7 @@ class Process:
         self.collector._logs = ()
         self.alive = False
         self.life.truth.end(self.run, self.life.now)
+        self.life.truth.assigned(self.run, self.instance, set(), self.life.now)
         self._end_statics()
 
     def kill_at_work(self, calls: int) -> None:
@@ -225,6 +250,7 @@ class Process:
         self.gateway.close()
         self.alive = False
         self.life.truth.end(self.run, self.life.now)
+        self.life.truth.assigned(self.run, self.instance, set(), self.life.now)
         self._end_statics()
 
     def _end_statics(self) -> None:
@@ -257,8 +283,9 @@ class Result:
 
 
 class Life:
-    def __init__(self, seed: int, folder: Path) -> None:
+    def __init__(self, seed: int, folder: Path, *, in_blocks: bool = False) -> None:
         self.seed, self.folder = seed, folder
+        self.in_blocks = in_blocks  # every log is of port blocks alone
         self.random = random.Random(seed)
         self.now = 0.0
         self.truth = Truth()
@@ -393,6 +420,7 @@ class Life:
             handle, static = self.random.choice(live)
             process.advance()
             process.gateway.remove(handle, now=process.now)
+            process.note_blocks()
             static.end = self.now
         else:
             self.add_statics(process) if not any(s.end > self.now for s in self.truth.statics) else None
@@ -724,7 +752,8 @@ class Life:
             text = judge(self.truth, answer, asked, at)
         if text:
             self.wrong(f"{text}; answered {answer.status}: {answer.reason}", asked, at, source)
-        self._judge_order(answer, at, at + asked.span, asked.tolerance)
+        if asked.kind == "who" or not any(process.has_blocks_alone for process in self.processes.values()):
+            self._judge_order(answer, at, at + asked.span, asked.tolerance)
 
     def question_of(self, asked: Asking) -> Question:
         moment = datetime.fromtimestamp(EPOCH, UTC) + timedelta(seconds=round(asked.at, 3))
@@ -775,11 +804,11 @@ class Life:
 
 
 @contextmanager
-def lived(seed: int, steps: int = 120) -> Iterator[Life]:
+def lived(seed: int, steps: int = 120, *, in_blocks: bool = False) -> Iterator[Life]:
     """A life that is over, or goes on without packets: to be asked."""
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # there a sync costs nothing
     folder = Path(tempfile.mkdtemp(prefix="natcore-truth-", dir=memory))
-    life = Life(seed, folder)
+    life = Life(seed, folder, in_blocks=in_blocks)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -793,9 +822,9 @@ def lived(seed: int, steps: int = 120) -> Iterator[Life]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def one_life(seed: int, questions: int) -> Result:
+def one_life(seed: int, questions: int, *, in_blocks: bool = False) -> Result:
     try:
-        with lived(seed) as life:
+        with lived(seed, in_blocks=in_blocks) as life:
             life.ask(questions)
             return life.result
     except Exception:
@@ -807,12 +836,13 @@ def main() -> None:
     parser.add_argument("--lives", type=int, default=20)
     parser.add_argument("--questions", type=int, default=200)
     parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--blocks", action="store_true", help="only logs of port blocks alone")
     parser.add_argument("--show", type=int, default=20, help="wrong answers to print")
     arguments = parser.parse_args()
     logging.disable(logging.CRITICAL)
     total, line = Result(), ProgressLine("lives", arguments.lives)
     for seed in range(arguments.first, arguments.first + arguments.lives):
-        one = one_life(seed, arguments.questions)
+        one = one_life(seed, arguments.questions, in_blocks=arguments.blocks)
         for text in one.wrong[: max(0, arguments.show - len(total.wrong))]:
             print(text, flush=True)
         total.add(one)

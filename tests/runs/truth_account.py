@@ -38,8 +38,23 @@ class Static:
     end: float = 1e18
 
 
+@dataclass
+class Block:
+    """A port block of a subscriber, as the gateway's table had it after each packet."""
+
+    instance: str
+    host: str
+    address: str
+    first: int
+    last: int
+    start: float
+    end: float = 1e18
+
+
 class Truth:
     def __init__(self) -> None:
+        self.blocks: list[Block] = []
+        self._assigned: dict[tuple[Any, ...], Block] = {}
         self.held: list[Held] = []
         self.by_outside: dict[tuple[str, int, str], list[Held]] = {}
         self.statics: list[Static] = []
@@ -57,6 +72,23 @@ class Truth:
         self._live[key] = new
         self.held.append(new)
         self.by_outside.setdefault((*outside, protocol), []).append(new)
+
+    def assigned(self, run: str, instance: str, blocks: set[tuple[str, str, int, int]], now: float) -> None:
+        """blocks: (host, outside address, first port, last port) of all that are assigned."""
+        for key, block in list(self._assigned.items()):
+            if key[0] == run and key[1:] not in blocks:
+                block.end = now
+                del self._assigned[key]
+        for each in blocks:
+            if (run, *each) not in self._assigned:
+                self._assigned[run, *each] = Block(instance, *each, now)
+                self.blocks.append(self._assigned[run, *each])
+
+    def block_holders(self, outside: tuple[str, int], start: float, end: float) -> set[tuple[str, str]]:
+        return {
+            (each.instance, each.host) for each in self.blocks
+            if each.address == outside[0] and each.first <= outside[1] <= each.last and each.start <= end and each.end >= start
+        }  # fmt: skip
 
     def end(self, run: str, now: float, outside: str | None = None) -> None:
         for key, held in list(self._live.items()):

@@ -89,6 +89,14 @@ def judge(truth: Truth, answer: Answer, asked: Asking, at: float) -> str:
              and (static.port is None or (is_whole and protocol in ("", "udp"))
                   or (not is_whole and (outside[1], protocol) == (static.port, "udp")))
              and static.start <= end + MARGIN and static.end >= start - MARGIN]  # fmt: skip
+    if answer.status == "exact" and answer.matches[0].block is not None:
+        match = answer.matches[0]
+        told = {(match.instance, str(match.pri_ip))}
+        if not told <= truth.block_holders(outside, start - MARGIN, end + MARGIN):
+            return f"the block was not {told}"
+        others = {(each.instance, each.host) for each in strict} - told
+        others |= truth.block_holders(outside, *inner) - told if end > start else set()
+        return f"{others} had it too" if others else ""
     if answer.status in ("exact", "held-idle"):
         hosts = {(each.instance, each.host) for each in loose}
         match = answer.matches[0]

@@ -11,6 +11,7 @@ NAMES = {
     (152, 0): "start_ms", (153, 0): "end_ms", (148, 0): "session", (1, 0): "bytes_from_vpc", (2, 0): "pkts_from_vpc",
     (1, 29305): "bytes_from_pub", (2, 29305): "pkts_from_pub", (8, 0): "pri_ip", (12, 0): "pub_ip",
     (225, 0): "nat_ip", (226, 0): "post_pub_ip", (7, 0): "pri_port", (11, 0): "pub_port", (227, 0): "nat_port",
+    (361, 0): "first_port", (362, 0): "last_port",
     (228, 0): "post_pub_port", (4, 0): "protocol", (239, 0): "direction", (323, 0): "observed_ms", (230, 0): "event",
 }  # fmt: skip
 
@@ -80,6 +81,11 @@ def expected_of(row: dict[str, Any]) -> dict[str, Any]:
     seen = {name: row[name] for name in names}
     seen |= {"post_pub_ip": row["pub_ip"], "post_pub_port": row["pub_port"]}
     seen |= {"start_ms": row["start_time"] // 1000, "end_ms": row["end_time"] // 1000}
+    if row["kind"].startswith("block"):
+        event = {"block-allocated": 16, "block-released": 17}[row["kind"]]
+        named = {name: seen[name] for name in ("session", "pri_ip", "nat_ip", "start_ms", "end_ms")}
+        ports = {"first_port": row["nat_port"], "last_port": row["pub_port"]}
+        return named | ports | {"observed_ms": row["end_time"] // 1000, "event": event}
     if row["kind"] != "window":
         return seen | {"observed_ms": row["end_time"] // 1000, "event": {"create": 4, "end": 5}[row["kind"]]}
     seen |= {name: row[name] for name in ("bytes_from_vpc", "pkts_from_vpc", "bytes_from_pub", "pkts_from_pub")}

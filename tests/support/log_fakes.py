@@ -43,7 +43,8 @@ class FakeCore:
     def __init__(self, capacity: int = 65_536) -> None:
         self.capacity = capacity
         self.is_read = False
-        self.journal_lost = 0
+        self.journal_lost = self.blocks_lost = 0
+        self.block_count: int | None = None  # no port blocks
         self.now_ns = self.epoch_ns = 0
         self.open_windows = 0
         self._ring: list[Records] = []
@@ -65,6 +66,9 @@ class FakeCore:
     def copy_windows(self, records: Records, part: int) -> tuple[int, int]:
         records[: self.open_windows] = make_records(self.open_windows, self._next_row)
         return self.open_windows, 1
+
+    def copy_blocks(self, records: Records) -> int:
+        return 0
 
     def label(self, at_ns: int) -> int:
         return (self.epoch_ns + at_ns) // 1000

@@ -162,12 +162,12 @@ def rows_of(store: Store) -> list[Batch]:
     return batches
 
 
-@pytest.mark.parametrize("seed", [3, 14])
+@pytest.mark.parametrize(("seed", "in_blocks"), [(3, False), (14, False), (40_001, True), (40_004, True)])
 def test_a_random_life_has_the_same_answers_everywhere_and_each_is_right(
-    server: ChdbServer, sls: SlsServer, seed: int
+    server: ChdbServer, sls: SlsServer, seed: int, in_blocks: bool
 ) -> None:
     """A redacted log is left out: in one table its rows would stand in the place of the others'."""
-    with lived(seed, steps=40) as life:
+    with lived(seed, steps=40, in_blocks=in_blocks) as life:
         store = Store(life.folder / "log")
         redacted = {each.name for each in store.parts() if "second" in each.name}
         batches = [
@@ -213,7 +213,7 @@ def test_rows_with_all_fields_are_as_the_sdk_encodes_them(tmp_path: Path) -> Non
 
     batch = Log(tmp_path).tick(0).session(7, ANN, 100, [(100, 400)], 400).batch()
     sink = SlsSink("http://h", "project", "store", rows="all", access_key_id="id", access_key_secret="secret")
-    assert sink.events and sink.gaps and sink.facts
+    assert sink.events and sink.gaps and sink.blocks and sink.facts
     group = LogGroup.FromString(sink.encode(batch))
     for log, row in zip(group.Logs, batch.rows(local=True), strict=True):
         told = {content.Key: content.Value for content in log.Contents}
@@ -237,4 +237,4 @@ def test_a_run_that_a_stranger_wrote_is_no_part_of_a_search(sls: SlsServer) -> N
         access_key_secret="test-secret",
     )
     with pytest.raises(Error, match=r"run='x\" or \*' must be up to 64 letters"):
-        source.values("number", ("ngw-1", "vpc-1", 'x" or *'), [0], 0, 1)
+        source.values("sessions", ("ngw-1", "vpc-1", 'x" or *'), [0], 0, 1)

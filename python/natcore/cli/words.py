@@ -84,9 +84,14 @@ def answer_lines(answer: Answer) -> Iterator[str]:
 def _match_lines(match: Match) -> Iterator[str]:
     remote = "a remote that is redacted" if match.pub_ip is None else f"{match.pub_ip}:{match.pub_port}"
     eip = "" if match.eip in (None, match.nat_ip) else f" (EIP {match.eip})"
-    yield f"  {match.pri_ip}:{match.pri_port} as {match.nat_ip}:{match.nat_port}{eip} to {remote}"
+    if match.block is not None:
+        first, last = match.block
+        yield f"  {match.pri_ip} with ports {first} to {last} of {match.nat_ip}{eip}"
+    else:
+        yield f"  {match.pri_ip}:{match.pri_port} as {match.nat_ip}:{match.nat_port}{eip} to {remote}"
     for label in match.labels:
         yield f"    then {label}"
     if match.window:
         yield f"    window {utc(match.window[0])} to {utc(match.window[1])}"
-    yield f"    session {match.session}, seen {utc(match.start)} to {utc(match.end) if match.end else '…'}"
+    life = f"{utc(match.start)} to {utc(match.end) if match.end else '…'}"
+    yield f"    assigned {life}" if match.block is not None else f"    session {match.session}, seen {life}"

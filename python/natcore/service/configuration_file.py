@@ -10,10 +10,10 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from natcore import sinks
-from natcore.choices import Gap
+from natcore.choices import Gap, LogRows
 from natcore.config import (
     AnyEntry,
     Behaviour,
@@ -41,7 +41,7 @@ from natcore.sessionlog.collector import ON_FAILURE, check_name, check_sink
 # Arguments that are never written into the file: from <argument>_file or the environment variable NATCORE_<ARGUMENT>.
 SECRETS = frozenset({"access_key_id", "access_key_secret", "security_token", "password"})
 NOT_IN_FILES = frozenset({"clock", "wall", "credentials"})  # arguments of sinks that are callables
-LOG_OPTIONS = ("name", "spool", "redact_destination", "on_failure")
+LOG_OPTIONS = ("name", "spool", "redact_destination", "rows", "on_failure")
 _LARGEST_FILE_BYTES, _LARGEST_SECRET_BYTES = 64 << 20, 64 << 10
 
 
@@ -368,14 +368,16 @@ def _log(problems: Problems, key: str, raw: dict[str, Any]) -> LogSettings | Non
         return None
     before = len(problems.errors)
     options: dict[str, Any] = {name: arguments.pop(name) for name in LOG_OPTIONS if name in arguments}
+    sink = sink_of(kind)
+    parameters = sink_parameters(sink)
+    if "rows" in options and "rows" in parameters:  # an SlsSink has rows of its own
+        arguments["rows"] = "all" if options["rows"] == "blocks" else options.pop("rows")
     problems.made(_check_options, key, raw, dict(options))
     if "delivery" in arguments:
         delivery = arguments.pop("delivery")
         table = convert(problems, f"{key}.delivery", delivery, DeliveryTable)
         if table is not None:
             options["delivery"] = problems.made(DeliveryPolicy, f"{key}.delivery", delivery, given(table))
-    sink = sink_of(kind)
-    parameters = sink_parameters(sink)
     arguments = _with_secrets(problems, key, arguments, set(parameters) & SECRETS)
     for name in arguments:
         if name not in parameters:
@@ -388,10 +390,12 @@ def _log(problems: Problems, key: str, raw: dict[str, Any]) -> LogSettings | Non
 
 
 def _check_options(
-    *, name: object = None, spool: object = None, redact_destination: object = False, on_failure: object = "forward"
-) -> None:
+    *, name: object = None, spool: object = None, redact_destination: object = False, rows: object = "all",
+    on_failure: object = "forward",
+) -> None:  # fmt: skip
     """Raise ConfigurationError; names are checked together."""
     check_choice("redact_destination", redact_destination, (True, False))
+    check_choice("rows", rows, get_args(LogRows))
     check_choice("on_failure", on_failure, ON_FAILURE)
     if spool is not None:
         check_path("spool", spool)

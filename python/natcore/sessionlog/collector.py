@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, get_args
 
 import numpy as np
 
-from natcore.choices import OnFailure
+from natcore.choices import LogRows, OnFailure
 from natcore.config import DeliveryPolicy, check_choice, check_number
-from natcore.dtypes import GAP_RING, RECORD, gap_row
+from natcore.dtypes import BLOCK_ALLOCATED, CLOCK, COVER, GAP_RING, RECORD, gap_row
 from natcore.errors import CapacityError, ConfigurationError
 from natcore.events import Event
 from natcore.internal import machine_clock, threads
@@ -34,10 +34,10 @@ from natcore.internal.redaction import show
 from natcore.internal.validation import check_path
 from natcore.sessionlog import facts
 from natcore.sessionlog.baseline import Baseline, empty_part
-from natcore.sessionlog.facts import ALONE, CLOSED, EMPTY, STARTED, STOPPED, Clock, Cover
+from natcore.sessionlog.facts import ALONE, BLOCKS, CLOSED, EMPTY, STARTED, STOPPED, Clock, Cover
 from natcore.sessionlog.heartbeat import Beat, OldestWindow, Windows
 from natcore.sessionlog.sender import attribute
-from natcore.sessionlog.session_log import Intake, SessionLog
+from natcore.sessionlog.session_log import Intake, SessionLog, check_rows
 from natcore.sessionlog.spool.format import Identity
 from natcore.sinks.base import Batch, Records, Sink, join
 
@@ -51,6 +51,7 @@ _DRAIN_SECONDS = 0.5  # between drains, where it is not
 _BEAT_SECONDS = 1.0
 START_SECONDS = 10.0  # that a log has to show that it works, where it must
 ON_FAILURE: tuple[OnFailure, ...] = get_args(OnFailure)
+_MORE_BLOCKS = 64  # that may be assigned before the blocks are copied
 _COVER_BEATS = 60  # between two cover rows of a gateway that writes no rows
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -74,6 +75,20 @@ class CollectedCore(Windows, Protocol):
     @property
     def journal_filling(self) -> bool:
         """Whether an eighth of the ring or more waits."""
+        ...
+
+    @property
+    def blocks_lost(self) -> int:
+        """The number of rows of port blocks among them."""
+        ...
+
+    @property
+    def block_count(self) -> int | None:
+        """The number of port blocks that are assigned; None: the policy has none."""
+        ...
+
+    def copy_blocks(self, records: Records) -> int:
+        """Copy the assigned port blocks into RECORD (n,), as rows of now; -> how many."""
         ...
 
     def drain(self, records: Records) -> int:
@@ -117,13 +132,14 @@ class CollectedCore(Windows, Protocol):
 class Account(NamedTuple):
     """How far a gateway's session log had come when its process handed the gateway over. run: names its rows. next_number: of
     the next row. facts: rows about the log itself, so far. entries: numbers of those that it has stated. logs: names of
-    those that ran."""
+    those that ran. blocks: rows of port blocks, so far. inode: of the file that has it; 0: of none."""
 
     run: str
     next_number: int
     facts: int
     entries: tuple[int, ...]
     logs: tuple[str, ...]
+    blocks: int = 0
     inode: int = 0
 
 
@@ -180,8 +196,12 @@ class Collector:
         self._notices: list[Event] = []
         self._logged: Mapping[tuple[int, ...], Records] = {}  # of what is in force
         self._facts = resumed.facts if resumed else 0  # rows about the log itself, so far
+        self._blocks = resumed.blocks if resumed else 0  # rows of port blocks, so far
+        self._blocks_lost = 0  # of these, that found the ring full: reported ones
+        self._must_list_blocks = False  # rows of blocks were lost
+        self._tells_blocks = False  # the logs have a list of the blocks, and all rows of blocks since
         self._unlogged: list[Records] = []  # changes of the clock while no log ran
-        self._covered, self._beats = -1, 0  # at the last cover row: the next number; beats since
+        self._covered, self._beats = (-1, 0), 0  # at the last cover row: the next number, and blocks; beats since
         self._windows = OldestWindow(core)
         self._oldest_us = 0  # a row that is drained from now on has a window that began then or later
         self._thread: threading.Thread | None = None
@@ -211,6 +231,7 @@ class Collector:
         spool: str | os.PathLike[str] | None = None,
         delivery: DeliveryPolicy | None = None,
         redact_destination: bool = False,
+        rows: LogRows = "all",
         on_failure: OnFailure = "forward",
     ) -> SessionLog:
         """A new log, that counts from now. Open windows stay open where other logs run; this log's first rows of them
@@ -218,6 +239,7 @@ class Collector:
 
         name: of the log, and of its folder in `spool`; without one it is made from the delivery type.
         redact_destination: its rows do not say where the traffic went (RFC 6888 REQ-12); other logs' do.
+        rows: "blocks": rows of port blocks alone, beside those about the log itself.
         on_failure: of the spool or the destination at the start. "forward": the log runs without it, and goes on trying;
         "refuse": an error, where it does not work within START_SECONDS. Later failures cost no packet either way.
         Rows that no log was there for and that `take_records` has not taken are dropped, counted `unclaimed`.
@@ -227,6 +249,7 @@ class Collector:
         with self._control:
             self._check_sink(sink)
             name = check_name(name, str(attribute(sink, "delivery_type")), {log.name for log in self._logs})
+            check_rows(rows, sink)
             redact_destination = check_choice("redact_destination", redact_destination, (True, False))
             if delivery is not None and not isinstance(delivery, DeliveryPolicy):
                 raise ConfigurationError(f"delivery must be a DeliveryPolicy or None, got {show(delivery)}")
@@ -237,7 +260,14 @@ class Collector:
             goes_on = name in self._going_on
             self._going_on.discard(name)
             log = self._make(
-                sink, name, spool, delivery or DeliveryPolicy(), redact_destination, on_failure, goes_on=goes_on
+                sink,
+                name,
+                spool,
+                delivery or DeliveryPolicy(),
+                redact_destination,
+                rows,
+                on_failure,
+                goes_on=goes_on,
             )
             is_first = not self._logs
             is_new = not (self._core.next_number or self._core.journal_lost or self._core.journal_waiting)
@@ -251,11 +281,14 @@ class Collector:
                 self._drain()
                 if is_first:
                     self._lost_base = self._lost_reported = self._core.journal_lost
+                    self._blocks_lost = self._core.blocks_lost
                     is_new = is_new and not (self._core.next_number or self._core.journal_lost)
                 self._logs = (*self._logs, log)
+                self._tells_blocks = self._tells_blocks and not is_first
                 self._core.is_read = True
                 flags = STARTED if resumed else (STARTED | ALONE if is_first else STARTED) | (EMPTY if is_new else 0)
                 self._begin_facts(made, flags, () if resumed is None else resumed.entries)
+            self._list_blocks(flags & EMPTY)
             if self._has_threads:
                 try:
                     self._intakes[log].start()
@@ -288,7 +321,7 @@ class Collector:
 
     def _make(
         self, sink: Sink, name: str, spool: str | os.PathLike[str] | None, policy: DeliveryPolicy, redact: bool,
-        on_failure: OnFailure, *, goes_on: bool,
+        rows: LogRows, on_failure: OnFailure, *, goes_on: bool,
     ) -> SessionLog:  # fmt: skip
         made_ns, complete_ns = self._core.now_ns, self._core.complete_ns
         oldest_ns = self._windows.look()
@@ -297,8 +330,8 @@ class Collector:
                 sink, self._identity, name=name, spool=Path(spool) / name if spool is not None else None,
                 policy=policy, beat=self._beat(oldest_ns, made_ns, complete_ns), check=self._check_sink, collect=self.step,
                 end=self.stop, connect=self._intakes.__setitem__,
-                redact_destination=redact, on_failure=on_failure, goes_on=goes_on, clock=self._clock, wall=self._wall,
-                chance=self._chance,
+                redact_destination=redact, rows=rows, on_failure=on_failure, goes_on=goes_on, clock=self._clock,
+                wall=self._wall, chance=self._chance,
             )  # fmt: skip
         except OSError as error:
             raise ConfigurationError(f"spool must be a writable folder, got {show(spool)}: {error}") from error
@@ -341,7 +374,7 @@ class Collector:
             soon = [log for log in self._logs if at_once and log.has_spool]
             self._stop(self._logs, timeout, handed_over=True, soon=soon, later=later)
             entries = {key[1] for key in self._logged if key[0] == 0}
-            return Account(self.run, self._core.next_number, self._facts, tuple(sorted(entries)), names)
+            return Account(self.run, self._core.next_number, self._facts, tuple(sorted(entries)), names, self._blocks)
 
     def end_handed_over(self) -> None:
         """Wait for the logs that `hand_over` left delivering, in their time."""
@@ -367,11 +400,14 @@ class Collector:
                 self._log_changes()
                 beat = self._beat(oldest_ns, made_ns, complete_ns)
                 self._beats += 1
-                if self._core.next_number != self._covered or self._beats >= _COVER_BEATS:
+                if (self._core.next_number, self._blocks) != self._covered or self._beats >= _COVER_BEATS:
                     self._log_cover(beat.made, beat.swept)
                     beat = replace(beat, facts=self._facts)
                 for log in self._logs:
                     self._intakes[log].note(beat)
+        if self._must_list_blocks:
+            self._must_list_blocks = False
+            self._list_blocks()
 
     def _beat(self, oldest_ns: int, made_ns: int, complete_ns: int) -> Beat:
         """Note that rows drained from now on began at `oldest_ns` or later."""
@@ -397,7 +433,10 @@ class Collector:
             if not self._logs:
                 return None
             self._drain()
-            return Cover(self._core.next_number, self._facts - 1, *self._labels(made_ns, complete_ns), 0)
+            blocks = self._blocks if self._tells_blocks else -1
+            return Cover(
+                self._core.next_number, self._facts - 1, *self._labels(made_ns, complete_ns), 0, blocks=blocks
+            )  # fmt: skip
 
     def note_change(self) -> None:
         """Log a change of entries or settings."""
@@ -486,7 +525,7 @@ class Collector:
         self._add_rows(rows)
 
     def _log_cover(self, made: int, swept: int, flags: int = 0) -> None:
-        self._covered, self._beats = self._core.next_number, 0
+        self._covered, self._beats = (self._core.next_number, self._blocks), 0
         now = self._core.label(self._core.now_ns)
         self._add_rows([facts.cover_row(made, swept, now, flags, self._core.label(0))])
 
@@ -495,6 +534,8 @@ class Collector:
         for row in rows:
             row = row.copy()
             row["number"], row["pkts_from_vpc"] = self._core.next_number, self._facts
+            if row["kind"][0] in (COVER, CLOCK):
+                row["session"] = self._blocks + 1 if self._tells_blocks or row["kind"][0] == CLOCK else 0
             row.flags.writeable = False
             self._facts += 1
             for log in self._logs:
@@ -533,6 +574,7 @@ class Collector:
             count = self._core.drain(records)
             if not count:
                 break
+            self._number_blocks(records[:count])
             self._give(records[:count])
             taken += count
         if self._logs:
@@ -541,6 +583,42 @@ class Collector:
             self._unclaimed += taken
         self._report_lost()
         return taken
+
+    def _number_blocks(self, records: Records) -> None:
+        rows = np.flatnonzero(records["kind"] >= BLOCK_ALLOCATED)  # the core writes no other kinds beyond sessions'
+        if len(rows):
+            records["pkts_from_vpc"][rows] = np.arange(self._blocks, self._blocks + len(rows))
+            self._blocks += len(rows)
+
+    def _list_blocks(self, flags: int = 0) -> None:
+        """Give the logs rows of all port blocks that are assigned, behind a cover row that says so.
+
+        No lock of the collector is held while the core copies them: it may wait for a packet thread, which may drain.
+        """
+        count = self._core.block_count
+        if count is None:
+            return
+        made_ns = self._core.now_ns
+        while True:
+            rows = np.empty(count + _MORE_BLOCKS, RECORD)
+            filled = self._core.copy_blocks(rows)
+            if filled < len(rows):
+                break
+            count = 2 * filled
+        rows = rows[:filled]
+        with self._draining:
+            if not self._logs:
+                return
+            self._drain()
+            self._tells_blocks = True
+            labels = self._labels(made_ns, self._core.complete_ns)
+            self._log_cover(*labels, BLOCKS | flags)
+            if filled:
+                rows["number"] = self._core.next_number
+                self._number_blocks(rows)
+                self._accepted += filled
+                self._give(rows)
+            self._log_cover(*labels)
 
     def _give(self, records: Records) -> None:
         records.flags.writeable = False
@@ -552,6 +630,10 @@ class Collector:
         lost = self._core.journal_lost - self._lost_reported
         if self._logs and lost:
             self._lost_reported += lost
+            blocks = self._core.blocks_lost - self._blocks_lost
+            self._blocks_lost += blocks
+            self._blocks += blocks  # their numbers will be missing
+            self._must_list_blocks = self._must_list_blocks or blocks > 0
             last = self._core.skip_numbers(lost) + lost - 1
             for log in self._logs:
                 self._intakes[log].accept_gap(

@@ -6,7 +6,9 @@ gateway's clock, microseconds since 1970. The other fields:
 
 cover     every row of a session that began by end_time, and of what ended by start_time, has a lower number.
           flags: of the log and its gateway; bytes_from_pub: the gateway held nothing before this
-          time; bytes_from_vpc: rows with a lower number tell of nothing after this time.
+          time; bytes_from_vpc: rows with a lower number tell of nothing after this time. session: how many rows of port
+          blocks there are before it, plus one (as of a clock row); 0: they are not told. pkts_from_pub: 1 in a log of port
+          blocks alone, which has no rows of sessions.
 entry     an entry in force since start_time, or no more (REMOVED). session: its id; flags: its type; pkts_from_pub: the
           place in its pool; nat_ip to pub_ip: outside addresses; eip: of the first; nat_port to pub_port: outside ports;
           protocol, 0: any; pri_ip, pri_port: the inside address and port, of SNAT the prefix and its length;
@@ -15,6 +17,12 @@ setting   session: a code of SETTINGS; bytes_from_pub: its value.
 clock     labels before this row were by a clock that said start_time when the one after it says end_time.
           flags: SUSPENDED: the machine slept meanwhile, and both are right; bytes_from_vpc: the last time that was
           surely before its sleep.
+
+Rows of port blocks (kinds block-allocated, block-released) come from the core. They are no facts, but are numbered like
+these: `pkts_from_vpc` counts them by run, and `number` is that of the session's row that comes next. A block is assigned from
+start_time on, and an allocated row is of that moment, a released one of the block's end (end_time). session: the number of
+the assignment; nat_ip, eip, nat_port to pub_port: the block; pri_ip: the subscriber. A cover row with BLOCKS begins a list of
+all that are assigned (flags: ASSIGNED_BEFORE), made when a log starts: their number is not known to a log without it.
 """
 
 from __future__ import annotations
@@ -28,12 +36,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from natcore.config import PORT_POLICIES, AnyEntry, DnatEntry, Policy, SnatEntry, Timeouts
-from natcore.dtypes import CLOCK, COVER, ENTRY, RECORD, SETTING, format_ipv4
+from natcore.dtypes import CLOCK, COVER, ENTRY, RECORD, SETTING, copied, format_ipv4, is_fact
 from natcore.internal.protocols import NUMBERS, TCP, UDP
 
 # Flags of a cover row. STARTED: a log starts here; all that is in force follows. EMPTY: there had been no session before.
 # STOPPED: a log stops here. CLOSED: the gateway closes; every session has ended. ALONE: no log ran just before.
-STARTED, EMPTY, STOPPED, CLOSED, ALONE = 1, 2, 4, 8, 16
+# BLOCKS: rows of the port blocks that are assigned follow.
+STARTED, EMPTY, STOPPED, CLOSED, ALONE, BLOCKS = 1, 2, 4, 8, 16, 32
 SNAT, DNAT, ONE_TO_ONE, NO_NAT = 1, 2, 3, 4  # types of an entry row
 REMOVED = 0x100
 SUSPENDED = 1  # flag of a clock row
@@ -48,7 +57,8 @@ Records = NDArray[np.void]
 class Cover(NamedTuple):
     """Until when the rows before `number` are complete. made: beginnings; swept: ends. sequence: of the fact.
 
-    since: rows before `number` tell of nothing later. born: the gateway held nothing before."""
+    since: rows before `number` tell of nothing later. born: the gateway held nothing before. blocks: rows of port blocks before
+    it; -1: not told. sparse: the log has no rows of sessions."""
 
     number: int
     sequence: int
@@ -57,11 +67,13 @@ class Cover(NamedTuple):
     flags: int
     born: int = 0
     since: int = 0
+    blocks: int = -1
+    sparse: bool = False
 
 
 class Clock(NamedTuple):
     """The clock was set: what was called `before` is called `after`. right: when it was last seen to be right; labels from
-    then to `before` may be from before the machine slept or after."""
+    then to `before` may be from before the machine slept or after. blocks: as of a cover."""
 
     number: int
     sequence: int
@@ -69,6 +81,7 @@ class Clock(NamedTuple):
     after: int
     flags: int
     right: int
+    blocks: int = -1
 
     @property
     def change(self) -> int:
@@ -168,7 +181,7 @@ class InForce:
 
         others: sequences of facts, first and last, sorted: cover rows that are there, though not among the rows.
         """
-        facts = rows[rows["kind"] >= COVER]
+        facts = rows[is_fact(rows)]
         if not len(facts):
             return self
         state = _State(self, others)
@@ -261,7 +274,7 @@ def entry_of(row: Any) -> EntryFact:
 def clock_of(row: Any) -> Clock:
     return Clock(
         int(row["number"]), int(row["pkts_from_vpc"]), int(row["start_time"]), int(row["end_time"]), int(row["flags"]),
-        int(row["bytes_from_vpc"]),
+        int(row["bytes_from_vpc"]), int(row["session"]) - 1,
     )  # fmt: skip
 
 
@@ -269,7 +282,8 @@ def covers_of(rows: Records) -> list[Cover]:
     return [
         Cover(
             int(row["number"]), int(row["pkts_from_vpc"]), int(row["end_time"]), int(row["start_time"]),
-            int(row["flags"]), int(row["bytes_from_pub"]), int(row["bytes_from_vpc"]),
+            int(row["flags"]), int(row["bytes_from_pub"]), int(row["bytes_from_vpc"]), int(row["session"]) - 1,
+            bool(row["pkts_from_pub"]),
         ) for row in rows[rows["kind"] == COVER]
     ]  # fmt: skip
 
@@ -283,6 +297,13 @@ def cover_row(made: int, swept: int, since: int, flags: int = 0, born: int = 0) 
     row["kind"], row["flags"], row["start_time"], row["end_time"] = COVER, flags, min(made, swept), made
     row["bytes_from_pub"], row["bytes_from_vpc"] = max(0, born), max(0, since, made)
     return row
+
+
+def sparse(rows: Records) -> Records:
+    """Return RECORD (n,) as a log of port blocks alone has them."""
+    rows = copied(rows)
+    rows["pkts_from_pub"][rows["kind"] == COVER] = 1
+    return rows
 
 
 def clock_row(before: int, after: int, flags: int, right: int | None = None) -> Records:

@@ -3,7 +3,8 @@
 The texts of the Parquet key-value metadata: natcore_format, instance, vpc_id, run;
 first_number, last_number; first_time and last_time, the earliest and the latest end_time in microseconds since 1970;
 longest_window, microseconds; addresses, JSON of the [nat_ip, eip or null] pairs in the file (null: too many to name);
-ranges, JSON of [first, last] for the numbers that are there, without a gap; covers, JSON of the cover rows around these;
+ranges, JSON of [first, last] for the numbers that are there, without a gap; blocks, likewise for rows of port blocks;
+covers, JSON of the cover rows around these;
 facts, JSON of what is in force by its end (facts.py); gaps, JSON of [start, end, number, reason] of its gap rows;
 previous and previous_sha256, the file written before it in the folder ("": none); earlier, JSON of [name, SHA-256] of the
 files before that one; removals and compactions, the SHA-256 of the last line of removed.jsonl and of compacted.jsonl then;
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from natcore.dtypes import GAP, WINDOW, format_ipv4
+from natcore.dtypes import GAP, WINDOW, format_ipv4, is_of_block
 from natcore.internal.extras import extra
 from natcore.sessionlog.facts import NO_FACTS, Cover, InForce, covers_of
 from natcore.sinks.base import Batch
@@ -54,7 +55,8 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """Times in microseconds since 1970. addresses None: not recorded. ranges: numbers, first and last, without a gap."""
+    """Times in microseconds since 1970. addresses None: not recorded. ranges: numbers, first and last, without a gap; blocks:
+    likewise, of rows of port blocks."""
 
     instance: str
     vpc_id: str
@@ -76,6 +78,7 @@ class Footer:
     replaces: tuple[tuple[str, str], ...] = ()
     order: str = ""
     compactions: str = ""
+    blocks: tuple[Numbers, ...] = ()
 
     @classmethod
     def of(cls, batch: Batch, facts: InForce | None = None) -> Footer:
@@ -87,10 +90,14 @@ class Footer:
         ended = rows["end_time"]
         ranges = _ranges(rows[rows["kind"] < GAP]["number"])
         first = ranges[0][0] if ranges else batch.first_number
+        of_blocks = rows[is_of_block(rows)]
+        blocks = _ranges(of_blocks["pkts_from_vpc"])
+        named = rows[rows["kind"] < GAP] if not len(of_blocks) else rows[(rows["kind"] < GAP) | is_of_block(rows)]
         return cls(
             batch.instance, batch.vpc_id, batch.run, min(first, batch.first_number), ranges[-1][1] if ranges else first - 1,
-            int(ended.min()), int(ended.max()), longest, _pairs(rows[rows["kind"] < GAP]), ranges,
-            few_covers(ranges, covers_of(rows)), (facts or NO_FACTS).after(rows), _few([LoggedGap(*gap) for gap in told]),
+            int(ended.min()), int(ended.max()), longest, _pairs(named), ranges,
+            few_covers(ranges, blocks, covers_of(rows)), (facts or NO_FACTS).after(rows),
+            _few([LoggedGap(*gap) for gap in told]), blocks=blocks,
         )  # fmt: skip
 
     @property
@@ -101,6 +108,7 @@ class Footer:
     def joined(self, later: Footer) -> Footer:
         """Return the footer of this file's rows followed by a later file's, which had this one's facts."""
         ranges = joined_ranges([*self.ranges, *later.ranges])
+        blocks = joined_ranges([*self.blocks, *later.blocks])
         return replace(
             self,
             first_number=min(self.first_number, later.first_number),
@@ -110,7 +118,8 @@ class Footer:
             longest_window=max(self.longest_window, later.longest_window),
             addresses=_bounded(self.addresses, later.addresses),
             ranges=ranges,
-            covers=few_covers(ranges, [*self.covers, *later.covers]),
+            blocks=blocks,
+            covers=few_covers(ranges, blocks, [*self.covers, *later.covers]),
             facts=later.facts.behind(self.facts),
             gaps=_few([*self.gaps, *later.gaps]),
         )
@@ -121,7 +130,7 @@ class Footer:
             "first_number": str(self.first_number), "last_number": str(self.last_number),
             "first_time": str(self.first_time), "last_time": str(self.last_time),
             "longest_window": str(self.longest_window), "addresses": json.dumps(self.addresses),
-            "ranges": json.dumps(self.ranges), "covers": json.dumps(self.covers),
+            "ranges": json.dumps(self.ranges), "blocks": json.dumps(self.blocks), "covers": json.dumps(self.covers),
             "facts": json.dumps(self.facts.encode()), "gaps": json.dumps(self.gaps),
             "previous": self.previous, "previous_sha256": self.previous_sha256, "removals": self.removals,
             "earlier": json.dumps(self.earlier),
@@ -150,6 +159,7 @@ def decode(metadata: Mapping[bytes, bytes]) -> Footer | None:
             earlier=tuple((str(name), str(sha256)) for name, sha256 in json.loads(text["earlier"])),
             replaces=tuple((str(name), str(sha256)) for name, sha256 in json.loads(text["replaces"])),
             order=text.get("order", ""), compactions=text.get("compactions", ""),
+            blocks=tuple((int(first), int(last)) for first, last in json.loads(text.get("blocks", "[]"))),
         )  # fmt: skip
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):  # it is damaged
         return None
@@ -183,17 +193,22 @@ def missing_numbers(wanted: Iterable[Numbers], there: Iterable[Numbers]) -> tupl
     return tuple(missing)
 
 
-def few_covers(ranges: Sequence[Numbers], covers: Iterable[Cover]) -> tuple[Cover, ...]:
-    """Return the covers that imply the others: the first and last of each range of numbers, and those with flags."""
+def few_covers(ranges: Sequence[Numbers], blocks: Sequence[Numbers], covers: Iterable[Cover]) -> tuple[Cover, ...]:
+    """Return the covers that imply the others: the first and last of each range of numbers, of sessions' rows and of port
+    blocks', and those with flags."""
     kept: dict[int, Cover] = {}
-    by_range: dict[Numbers, list[Cover]] = {}
+    by_range: dict[tuple[bool, Numbers], list[Cover]] = {}
     for cover in sorted(covers, key=lambda cover: cover.sequence):
         if cover.flags:
             kept[cover.sequence] = cover
-        for numbers in [each for each in ranges if each[0] <= cover.number <= each[1] + 1] or [
-            (cover.number, cover.number - 1)
-        ]:
-            by_range.setdefault(numbers, []).append(cover)
+        for of_blocks, there, number, is_told in (
+            (False, ranges, cover.number, not cover.sparse), (True, blocks, cover.blocks, cover.blocks >= 0),
+        ):  # fmt: skip
+            if not is_told:
+                continue
+            around = [each for each in there if each[0] <= number <= each[1] + 1] or [(number, number - 1)]
+            for numbers in around:
+                by_range.setdefault((of_blocks, numbers), []).append(cover)
     for found in by_range.values():
         for cover in (found[0], found[-1]):
             kept[cover.sequence] = cover

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from natcore.dtypes import GAP, GAP_LOST, gap_row
+from natcore.dtypes import GAP, GAP_LOST, gap_row, is_fact
 from natcore.sinks.base import Records
 
 
@@ -47,7 +47,7 @@ class PendingGap:
     def add_records(self, records: Records) -> None:
         """Add RECORD (n,), n >= 1; a gap row among them stands for its count of rows, a row about the log for none."""
         is_gap = records["kind"] == GAP
-        self.add(int((records["kind"] < GAP).sum()) + int(records["session"][is_gap].sum()), Span.of(records))
+        self.add(int((~is_gap & ~is_fact(records)).sum()) + int(records["session"][is_gap].sum()), Span.of(records))
 
     def take(self) -> Records:
         """Return the gap row, RECORD (1,); the next gap begins after it."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from natcore.config import DeliveryPolicy
-from natcore.dtypes import GAP, WINDOW, chosen, redacted
+from natcore.dtypes import GAP, WINDOW, chosen, is_fact, is_of_block, redacted
 from natcore.errors import DeliveryError
 from natcore.sessionlog.buffer import Store
 from natcore.sessionlog.dead_letter import DeadLetters
@@ -69,6 +69,7 @@ class Sender:
         chance: random.Random,
         changed: Callable[[], None],
         redact: bool = False,
+        blocks_alone: bool = False,
     ) -> None:
         self.sink = sink
         self.delivery_type: str = attribute(sink, "delivery_type")
@@ -78,6 +79,8 @@ class Sender:
         self._linger: float = policy.linger if seconds is None else seconds
         self._takes_events: bool = attribute(sink, "events")
         self._takes_gaps: bool = attribute(sink, "gaps")
+        self._takes_blocks: bool = attribute(sink, "blocks")
+        self._blocks_alone = blocks_alone
         self._sources = sources
         self._ledger = ledger
         self._policy = policy
@@ -118,21 +121,25 @@ class Sender:
 
     @property
     def takes_all(self) -> bool:
-        """Whether the sink takes rows of every kind: then a missing number is a missing row."""
-        return self._takes_events and self._takes_gaps
+        """Whether the log has sessions' rows of every kind: then a missing number is a missing row."""
+        return self._takes_events and self._takes_gaps and not self._blocks_alone
 
     def select(self, records: Records) -> Records:
         """Return the rows of RECORD (n,) that the sink takes, redacted if need be."""
         if self._redact:
             records = redacted(records)
-        if self.takes_all and self.takes_facts:
+        if self.takes_all and self.takes_facts and self._takes_blocks:
             return records
         kinds = records["kind"]
         wanted = kinds < GAP if self._takes_events else kinds == WINDOW
+        if self._blocks_alone:
+            wanted[:] = False
         if self._takes_gaps:
             wanted |= kinds == GAP
         if self.takes_facts:
-            wanted |= kinds > GAP
+            wanted |= is_fact(records)
+        if self._takes_blocks:
+            wanted |= is_of_block(records)
         return chosen(records, wanted)
 
     def step(self) -> float | None:

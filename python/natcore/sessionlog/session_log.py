@@ -10,23 +10,24 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
-from natcore.choices import OnFailure
-from natcore.config import DeliveryPolicy, check_number
+from natcore.choices import LogRows, OnFailure
+from natcore.config import DeliveryPolicy, check_choice, check_number
 from natcore.dtypes import GapReason, chosen
 from natcore.errors import ConfigurationError, Error
 from natcore.internal import threads
 from natcore.internal.change_lock import after_fork
 from natcore.internal.read_only import ReadOnly
 from natcore.internal.redaction import show
+from natcore.sessionlog import facts
 from natcore.sessionlog.baseline import Baseline, has_packets
 from natcore.sessionlog.buffer import Buffer
 from natcore.sessionlog.dead_letter import DeadLetters
 from natcore.sessionlog.delivery import UNAVAILABLE_CODE, DeliveryState
 from natcore.sessionlog.heartbeat import Beat
 from natcore.sessionlog.ledger import Ledger
-from natcore.sessionlog.sender import Sender, Source
+from natcore.sessionlog.sender import Sender, Source, attribute
 from natcore.sessionlog.spool.format import Identity
 from natcore.sessionlog.spool.reading import waiting_rows
 from natcore.sessionlog.spool.spool import Spool
@@ -40,6 +41,15 @@ _STOP_SECONDS = 5.0  # for a sink that is changed to let go
 _GRACE_SECONDS = 0.1  # for a thread that has seen the deadline
 _IDLE_SECONDS = 1.0  # without a delivery, after which a stop waits no longer for rows that are in the spool
 _JOIN_SECONDS = 0.02
+
+
+def check_rows(rows: LogRows, sink: Sink) -> None:
+    """Raise ConfigurationError unless `rows` is a choice, and a sink for port blocks alone takes their rows."""
+    check_choice("rows", rows, get_args(LogRows))
+    if rows == "blocks" and not attribute(sink, "blocks"):
+        raise ConfigurationError(
+            f"rows must be 'all' with a sink that takes no rows of port blocks, got 'blocks' with {show(sink)}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +103,7 @@ class SessionLog:
 
     name = ReadOnly[str]("The log's name.")
     redact_destination = ReadOnly[bool]("Whether its rows leave out the remote.")
+    rows = ReadOnly[str]('"all", or "blocks": rows of port blocks alone.')
     on_failure = ReadOnly[str]('"forward" or "refuse": what becomes of the gateway where rows cannot be kept.')
 
     def __init__(
@@ -109,6 +120,7 @@ class SessionLog:
         end: Callable[[SessionLog, float], int],
         connect: Callable[[SessionLog, Intake], None],
         redact_destination: bool = False,
+        rows: LogRows = "all",
         on_failure: OnFailure = "forward",
         goes_on: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -117,6 +129,7 @@ class SessionLog:
     ) -> None:
         self._name = name
         self._redact_destination = redact_destination
+        self._rows = rows
         self._on_failure = on_failure
         self._goes_on = goes_on  # a process that handed the gateway over has begun it
         self._identity = identity
@@ -279,6 +292,7 @@ class SessionLog:
             if self._stopping:
                 raise ConfigurationError(f"change of session log {show(self.name)}: it has been stopped")
             self._check(sink)
+            check_rows(self._rows, sink)
             before, thread = self._sender, self._threads[0] if self._threads else None
             self._sender = self._make_sender(sink)
             self._wake_sender.set()
@@ -364,6 +378,7 @@ class SessionLog:
     def _accept_facts(self, rows: Records) -> None:
         """RECORD (n,) about the log itself, for a sink that keeps them."""
         if self._sender.takes_facts:
+            rows = facts.sparse(rows) if self._rows == "blocks" else rows
             self._ledger.add_facts(len(rows))
             self._buffer.append(rows)
             (self._wake_sender if self._spool is None else self._wake_writer).set()
@@ -507,7 +522,7 @@ class SessionLog:
         return Sender(
             sink, self._sources, self._ledger, self._policy, self._dead_letters,
             clock=self._clock, chance=self._chance, changed=self._wake_sender.set,
-            redact=self.redact_destination,
+            redact=self.redact_destination, blocks_alone=self._rows == "blocks",
         )  # fmt: skip
 
     def _sources(self) -> list[Source]:

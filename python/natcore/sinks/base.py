@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from natcore.dtypes import (
+    BLOCK_ALLOCATED,
+    BLOCK_RELEASED,
     CLOCK,
     COVER,
     CREATE,
@@ -34,6 +36,7 @@ TIMES = ("start_time", "end_time")
 KINDS: Mapping[int, str] = {
     WINDOW: "window", CREATE: "create", END: "end", GAP: "gap",
     COVER: "cover", ENTRY: "entry", SETTING: "setting", CLOCK: "clock",
+    BLOCK_ALLOCATED: "block-allocated", BLOCK_RELEASED: "block-released",
 }  # fmt: skip
 CONTRACT = ("instance", "vpc_id", *FIELDS[:13])  # the 15 fields of docs/session-log-contract.md, in its order
 _NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -185,6 +188,8 @@ class BaseSink:
         It takes create and end rows beside the window rows.
     gaps
         It takes gap rows.
+    blocks
+        It takes rows of port blocks.
     facts
         It takes rows about the log itself, from which `who` knows what it may conclude.
     region
@@ -196,6 +201,7 @@ class BaseSink:
     batch_seconds: float | None = None
     events: bool = False
     gaps: bool = False
+    blocks: bool = False
     facts: bool = False
     region: str | None = None
 

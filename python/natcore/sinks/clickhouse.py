@@ -47,9 +47,9 @@ COLUMNS = ("instance", "vpc_id", *_FIELDS, "run")
 # By the outside endpoint and time, as questions are asked. What follows tells rows apart: facts share their numbers.
 _ORDER = "nat_ip, protocol, nat_port, end_time, run, number, kind, pkts_from_vpc"
 # Rows about the log itself are few, and read for every question.
-_FACTS_INDEX = "INDEX facts kind TYPE set(8) GRANULARITY 4"
+_FACTS_INDEX = "INDEX facts kind TYPE set(16) GRANULARITY 4"
 _BY_INSIDE = "PROJECTION by_inside (SELECT * ORDER BY pri_ip, end_time)"
-_SESSION_KINDS = "('window', 'create', 'end')"
+_TIMED_KINDS = "('window', 'create', 'end', 'block-allocated', 'block-released')"
 _INTEGERS = {"u1": "UInt8", "u2": "UInt16", "u4": "UInt32", "u8": "UInt64", "i8": "Int64"}
 _FIRST_WITH_TYPES = (20, 1)  # IPv4 came with 19.3, DateTime64 with 20.1
 _FIRST_WITH_ASYNC_INSERT = (21, 11)
@@ -101,6 +101,7 @@ class ClickHouseSink(BatchedSink):
     delivery_type = "clickhouse"
     events = True
     gaps = True
+    blocks = True
     facts = True
 
     def __init__(
@@ -183,7 +184,7 @@ class ClickHouseSink(BatchedSink):
             f"ENGINE = ReplacingMergeTree() PARTITION BY {day} ORDER BY ({_ORDER})"
         )
         if self._keep_days is not None:
-            text += f" TTL toDateTime(end_time) + INTERVAL {self._keep_days} DAY DELETE WHERE kind IN {_SESSION_KINDS}"
+            text += f" TTL toDateTime(end_time) + INTERVAL {self._keep_days} DAY DELETE WHERE kind IN {_TIMED_KINDS}"
         if settings:
             text += " SETTINGS " + ", ".join(f"{name} = {value}" for name, value in settings.items())
         return text

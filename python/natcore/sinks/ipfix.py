@@ -1,7 +1,8 @@
 """IpfixSink: session logs to a flow collector, as IPFIX (RFC 7011) with NAT44 session events (RFC 8158).
 
 Window rows become biflow records (RFC 5103): the source is the inside host, the reverse elements count what came
-from outside. `create` and `end` rows become events: natEvent 4 and 5. The encoder is natcore.log.encode_ipfix.
+from outside. `create` and `end` rows become events: natEvent 4 and 5; rows of port blocks natEvent 16 and 17. The encoder is
+natcore.log.encode_ipfix.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from natcore import choices
 from natcore.errors import ConfigurationError
 from natcore.internal.redaction import show
 from natcore.internal.validation import check_choice, check_integer, check_name, check_number
-from natcore.log.encode_ipfix import EVENT_BYTES, FLOW_BYTES, encode_messages
+from natcore.log.encode_ipfix import BLOCK_BYTES, EVENT_BYTES, FLOW_BYTES, encode_messages
 from natcore.sinks._connection import Connection, Datagrams, Tls, stream
 from natcore.sinks.base import BaseSink, Batch, Receipt
 
@@ -52,7 +53,18 @@ EVENT = (
     *ENDPOINTS,
     (230, 0, 1),  # natEvent: 4 session created, 5 session deleted
 )
-FLOW_TEMPLATE, EVENT_TEMPLATE = 256, 257
+BLOCK = (
+    (323, 0, 8),
+    (152, 0, 8),  # flowStartMilliseconds: of the assignment
+    (153, 0, 8),
+    (148, 0, 8),  # flowId: the assignment's number
+    (8, 0, 4),
+    (225, 0, 4),
+    (361, 0, 2),  # portRangeStart
+    (362, 0, 2),  # portRangeEnd
+    (230, 0, 1),  # natEvent: 16 port block allocated, 17 de-allocated
+)
+FLOW_TEMPLATE, EVENT_TEMPLATE, BLOCK_TEMPLATE = 256, 257, 258
 _LARGEST = {"tcp": 65_535, "udp": 1400}  # bytes of a message
 
 
@@ -64,13 +76,16 @@ def _template(number: int, fields: Sequence[tuple[int, int, int]]) -> bytes:
     return struct.pack(">HH", number, len(fields)) + b"".join(specifiers)
 
 
-_TEMPLATES = _template(FLOW_TEMPLATE, FLOW) + _template(EVENT_TEMPLATE, EVENT)
+_TEMPLATES = b"".join(
+    (_template(FLOW_TEMPLATE, FLOW), _template(EVENT_TEMPLATE, EVENT), _template(BLOCK_TEMPLATE, BLOCK))
+)
 assert sum(length for _, _, length in FLOW) == FLOW_BYTES
 assert sum(length for _, _, length in EVENT) == EVENT_BYTES
+assert sum(length for _, _, length in BLOCK) == BLOCK_BYTES
 
 
 class IpfixSink(BaseSink):
-    """Sends flow records to a collector as IPFIX (RFC 7011), with NAT44 session events (RFC 8158).
+    """Sends flow records to a collector as IPFIX (RFC 7011), with session and port block events (RFC 8158).
 
     IPFIX has no element for a row's number, run, `eip` or VPC.
 
@@ -96,6 +111,7 @@ class IpfixSink(BaseSink):
 
     delivery_type = "ipfix"
     events = True
+    blocks = True
 
     def __init__(
         self,

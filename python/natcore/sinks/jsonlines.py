@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from natcore.dtypes import GAP, chosen
+from natcore.dtypes import chosen
 from natcore.errors import DeliveryError
 from natcore.internal.change_lock import after_fork
 from natcore.internal.files import make_private, open_folder, open_private, sync_folder, write_all
@@ -20,7 +20,17 @@ from natcore.internal.json_fields import read_fields
 from natcore.internal.read_only import ReadOnly
 from natcore.internal.validation import check_integer, check_number, check_path
 from natcore.sinks._json_rows import json_rows
-from natcore.sinks.base import Batch, BatchedSink, Receipt, file_stem
+from natcore.sinks.base import Batch, BatchedSink, Receipt, file_stem, row_column
+
+Identity = tuple[int, str, int]  # of a row within its run
+
+
+def identity(number: int, kind: str, sequence: int) -> Identity:
+    """Return what tells a row from others of its run: a session's has a number of its own; a gap row has that of the last
+    missing row, and a port block's is numbered apart."""
+    if kind == "gap":
+        return number, kind, 0
+    return (number, kind, sequence) if kind.startswith("block") else (number, "", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +40,11 @@ class _Line:
     run: str
     number: int
     kind: str
+    pkts_from_vpc: int
 
     @property
-    def key(self) -> tuple[int, bool]:
-        """Within the run. A gap row has the number of the last missing row and stands for it."""
-        return self.number, self.kind == "gap"
+    def key(self) -> Identity:
+        return identity(self.number, self.kind, self.pkts_from_vpc)
 
 
 class _Owned:
@@ -84,6 +94,7 @@ class JsonLinesSink(BatchedSink):
     delivery_type = "jsonlines"
     events = True
     gaps = True
+    blocks = True
 
     folder = ReadOnly[Path]("The folder of its files.")
 
@@ -109,7 +120,7 @@ class JsonLinesSink(BatchedSink):
         self._size = 0
         self._opened_at = 0.0
         self._owned: _Owned | None = None
-        self._known: dict[str, set[tuple[int, bool]]] = {}  # of each run: rows that may come again
+        self._known: dict[str, set[Identity]] = {}  # of each run: rows that may come again
         after_fork(self, JsonLinesSink.close)  # file and folder are the parent's
 
     @property
@@ -162,19 +173,19 @@ class JsonLinesSink(BatchedSink):
         known = self._known_of(batch)
         if not known:
             return batch
-        numbers, gaps = batch.records["number"].tolist(), (batch.records["kind"] == GAP).tolist()
-        records = chosen(batch.records, np.array([key not in known for key in zip(numbers, gaps, strict=True)]))
+        columns = (row_column(batch.records, name, local=True) for name in ("number", "kind", "pkts_from_vpc"))
+        records = chosen(batch.records, np.array([identity(*key) not in known for key in zip(*columns, strict=True)]))
         return replace(batch, records=records) if len(records) else None
 
-    def _known_of(self, batch: Batch) -> set[tuple[int, bool]]:
+    def _known_of(self, batch: Batch) -> set[Identity]:
         """Return the rows of the batch's run that the folder had at first, from the batch's first on."""
         if batch.run not in self._known:
             self._known[batch.run] = self._read(batch.run, batch.first_number)
-        elif self._known[batch.run] and batch.first_number > max(number for number, _ in self._known[batch.run]):
+        elif self._known[batch.run] and batch.first_number > max(number for number, *_ in self._known[batch.run]):
             self._known[batch.run] = set()
         return self._known[batch.run]
 
-    def _read(self, run: str, first_number: int) -> set[tuple[int, bool]]:
+    def _read(self, run: str, first_number: int) -> set[Identity]:
         """Cut unfinished lines off the run's files; -> their rows from first_number on."""
         found = set()
         for path in self.folder.glob(f"*-{run}-*.jsonl"):

@@ -66,6 +66,7 @@ class KafkaSink(BaseSink):
     delivery_type = "kafka"
     events = True
     gaps = True
+    blocks = True
 
     def __init__(
         self,

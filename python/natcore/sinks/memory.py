@@ -25,6 +25,7 @@ class MemorySink(BatchedSink):
     delivery_type = "memory"
     events = True
     gaps = True
+    blocks = True
 
     def __init__(
         self, *, capacity: int | None = None, batch_rows: int | None = None, batch_seconds: float | None = 0.0

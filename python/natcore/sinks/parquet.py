@@ -71,6 +71,7 @@ class ParquetSink(BatchedSink):
     delivery_type = "parquet"
     events = True
     gaps = True
+    blocks = True
     facts = True
 
     folder = ReadOnly[Path]("The folder of its files.")

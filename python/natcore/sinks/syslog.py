@@ -53,6 +53,7 @@ class SyslogSink(BaseSink):
     delivery_type = "syslog"
     events = True
     gaps = True
+    blocks = True
 
     def __init__(
         self,

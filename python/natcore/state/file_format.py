@@ -18,7 +18,7 @@ from natcore.internal.redaction import show
 from natcore.state.rows import OF_WORKER, SECTIONS
 
 MAGIC = b"NATCORE-STATE\r\n\0"
-VERSION = 1
+VERSION = 2  # 1 was development's
 SETTINGS = "settings"  # the section of the gateway's arguments and entries, as JSON
 ALIGNMENT = 64  # of each section
 HEADER = struct.Struct("<16sIIQ28sI")  # magic, version, sections, bytes of the file, natcore's version, CRC-32
@@ -93,11 +93,11 @@ def read_header(head: bytes, size: int, where: str) -> tuple[str, int]:
     name = writer.rstrip(b"\0").decode("ascii", "replace")
     if version > VERSION:
         raise StateError(
-            f"{where} has version {version} of the format, written by natcore {name}: this natcore reads versions up to "
+            f"{where} has version {version} of the format, written by natcore {name}: this natcore reads version "
             f"{VERSION}"
         )
-    if version < 1:
-        raise StateError(f"{where} is damaged: there is no version {version} of the format")
+    if version < VERSION:
+        raise StateError(f"{where} has version {version} of the format: this natcore reads version {VERSION}")
     if whole != size:
         raise StateError(f"{where} is cut off or longer than it was: {size:,} bytes, and {whole:,} were written")
     return name, count

@@ -89,6 +89,12 @@ def _wrong_count(tables: Tables) -> str:
     row = {name: tables[0][NUMBERS["gateway"]][name][0].tolist() for name in _COUNTS}
     if row["blocks_taken"] - row["blocks_released"] != len(tables[0][NUMBERS["blocks"]]):
         return "more or fewer blocks are assigned than it has"
+    blocks = tables[0][NUMBERS["blocks"]]
+    numbers = np.unique(blocks["number"])
+    if len(numbers) < len(blocks) or (len(numbers) and not 1 <= numbers[0] <= numbers[-1] <= row["blocks_taken"]):
+        return "two blocks have one number, or one has none that was given"
+    if (blocks["born_ns"] > MAX_TIME_NS).any():
+        return "a block was assigned at no time of a gateway"
     for name in ("lost", "lifecycle_lost"):
         if not row[f"reported_{name}"] <= row[f"journal_{name}"] <= _MOST_ROWS:
             return "more lost rows are reported than were lost"

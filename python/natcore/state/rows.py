@@ -81,7 +81,9 @@ HOST_PORTS_STATE = np.dtype(
 HELD_DOWN_STATE = np.dtype(
     [("address", "<u4"), ("owner", ">u4"), ("until_ms", "<u4"), ("port", "<u2"), ("space", "u1"), ("unused", "u1")]
 )
-BLOCK_STATE = np.dtype([("address", "<u4"), ("block", "<u4"), ("owner", ">u4")])
+BLOCK_STATE = np.dtype(
+    [("address", "<u4"), ("block", "<u4"), ("owner", ">u4"), ("unused", "<u4"), ("number", "<u8"), ("born_ns", "<u8")]
+)
 EVENT_STATE = np.dtype(
     [
         ("count", "<u8"), ("at_ns", "<u8"), ("subscriber", ">u4"), ("destination", ">u4"), ("port", ">u2"), ("place", "<u2"),

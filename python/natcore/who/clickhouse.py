@@ -6,11 +6,11 @@ import json
 import re
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from natcore.dtypes import FIELDS
+from natcore.dtypes import BLOCK_ALLOCATED, BLOCK_RELEASED, FIELDS
 from natcore.errors import ConfigurationError, Error
 from natcore.internal.http_request import post
 from natcore.internal.redaction import show
@@ -20,7 +20,10 @@ from natcore.who.source import REDACTED, Part, Sought
 from natcore.who.table_source import CHUNK, COLUMNS, FOREVER, Counted, Key, TableSource, wire_addresses
 
 _SESSION_KINDS = "('window', 'create', 'end')"
+_BLOCK_KINDS = f"({BLOCK_ALLOCATED:d}, {BLOCK_RELEASED:d})"  # numbers: a table of before has no words for them
 _FACT_KINDS = "('gap', 'cover', 'entry', 'setting', 'clock')"
+_OF_BLOCKS = f"CAST(kind, 'Int8') IN {_BLOCK_KINDS}"
+_NUMBER: Mapping[Counted, str] = {"sessions": "number", "facts": "pkts_from_vpc", "blocks": "pkts_from_vpc"}
 _SETTINGS = {  # an exception has a status of its own, and no part of an answer is taken for the whole
     "wait_end_of_query": "1", "default_format": "JSONCompact", "output_format_json_quote_64bit_integers": "1",
     "result_overflow_mode": "throw", "read_overflow_mode": "throw", "timeout_overflow_mode": "throw",
@@ -92,34 +95,46 @@ class ClickHouseSource(TableSource):
             f"AND (kind != 'cover' OR flags != 0 OR ({self._within(start, end)}))"
         )
 
-    def chunks(self, column: Counted, start: int, end: int) -> list[list[Any]]:
-        """Return the chunks of numbers, or of facts' sequences."""
+    def chunks(self, counted: Counted, start: int, end: int) -> list[list[Any]]:
+        """Return the chunks of numbers."""
+        column = _NUMBER[counted]
         length = f"if(kind = 'window', {self._micros('end_time')} - {self._micros('start_time')}, 0)"
         return self._select(
             f"SELECT instance, vpc_id, run, intDiv({column}, {CHUNK}) * {CHUNK} AS chunk, min({column}), max({column}), "
-            f"uniqExact({column}), max({length}) FROM {self._table} WHERE {self._counted(column, start, end)} "
+            f"uniqExact({column}), max({length}) FROM {self._table} WHERE {self._counted(counted, start, end)} "
             "GROUP BY instance, vpc_id, run, chunk"
         )
 
-    def values(self, column: Counted, key: Key, firsts: Sequence[int], start: int, end: int) -> list[int]:
+    def values(self, counted: Counted, key: Key, firsts: Sequence[int], start: int, end: int) -> list[int]:
         """Return the numbers of a run's chunks."""
+        column = _NUMBER[counted]
         here = f"instance = {_quoted(key[0])} AND vpc_id = {_quoted(key[1])} AND run = {_quoted(key[2])}"
         inside = f"intDiv({column}, {CHUNK}) * {CHUNK} IN ({', '.join(map(str, firsts))})"
         told = self._select(
-            f"SELECT DISTINCT {column} FROM {self._table} WHERE {here} AND {inside} AND {self._counted(column, start, end)}"
+            f"SELECT DISTINCT {column} FROM {self._table} WHERE {here} AND {inside} AND {self._counted(counted, start, end)}"
         )
         return [int(value) for (value,) in told]
 
-    def _counted(self, column: Counted, start: int, end: int) -> str:
-        if column == "number":
+    def _counted(self, counted: Counted, start: int, end: int) -> str:
+        if counted == "sessions":
             return f"kind IN {_SESSION_KINDS} AND {self._within(start, end)}"
-        return "kind IN ('cover', 'entry', 'setting', 'clock')"
+        return _OF_BLOCKS if counted == "blocks" else "kind IN ('cover', 'entry', 'setting', 'clock')"
 
     def session_rows(self, sought: Sought, parts: Sequence[Part], start: int, end: int) -> list[list[Any]]:
         """Return the sessions' rows."""
         return self._select(
             f"SELECT instance, vpc_id, run, {', '.join(map(self._output, COLUMNS))} FROM {self._table} "
             f"WHERE kind IN {_SESSION_KINDS} AND {self._within(start, end)}{self._conditions(sought, parts)}"
+        )
+
+    def block_rows(self, sought: Sought, parts: Sequence[Part]) -> list[list[Any]]:
+        """Return the rows of port blocks."""
+        columns = ", ".join(self._output("pkts_from_vpc" if name == "number" else name) for name in COLUMNS)
+        assert sought.port is not None
+        within = f"nat_port <= {sought.port} AND pub_port >= {sought.port}"
+        address = self._conditions(Sought(sought.address), parts)
+        return self._select(
+            f"SELECT instance, vpc_id, run, {columns} FROM {self._table} WHERE {_OF_BLOCKS} AND {within}{address}"
         )
 
     def _conditions(self, sought: Sought, parts: Sequence[Part]) -> str:

@@ -17,7 +17,9 @@ FOREVER = 1 << 62
 
 class Row(NamedTuple):
     """A row of the log; or of a running gateway: "live" is a session (start: creation, end: now), "open" its open
-    window (start: its first packet, end: now). pub_ip None: redacted. early, late: by how much the labels may be off."""
+    window (start: its first packet, end: now). pub_ip None: redacted. early, late: by how much the labels may be off.
+    Of a port block ("block-allocated", "block-released") number is the sequence of such rows, session the assignment's number,
+    and nat_port to pub_port are its ports."""
 
     instance: str
     vpc_id: str
@@ -163,10 +165,19 @@ class Holding:
         elif row.kind == "live":
             self._begin(row.start)
             self.live = True
+        elif self.is_block:
+            self._begin(row.start)
+            if row.kind == "block-released":
+                self.end = row.end
 
     def _begin(self, start: int) -> None:
         """Take the earliest begin: a later row may be labelled late, by a clock that was set back or stood still in sleep."""
         self.created = start if self.created is None else min(self.created, start)
+
+    @property
+    def is_block(self) -> bool:
+        """Return whether it is an assignment of a port block: its subscriber alone has the ports, with every remote."""
+        return self.row.kind.startswith("block")
 
     @property
     def subscriber(self) -> tuple[str, str, str]:
@@ -200,7 +211,7 @@ class Asked:
 
     def fits(self, held: Holding) -> bool | None:
         """Return whether it had this remote; None: it is not known."""
-        if self.remote is None:
+        if self.remote is None or held.is_block:
             return True
         if held.remote is None:
             return None
@@ -270,7 +281,7 @@ def _sort(held: Holding, asked: Asked, run: Run | None, found: _Found, read: tup
         found.others.append(held)
     elif fits is None:
         (found.unsaid if window or is_held else found.perhaps).append(held)
-    elif window:
+    elif window or (is_held and held.is_block):
         found.traffic.append(held)
     elif is_held:
         found.idle.append(held)
@@ -457,7 +468,8 @@ def _decide(
             text = f"{_text(names)} had it then; whether another did too is not known: {gaps[0].reason}"
             return Conclusion("ambiguous", text, matches, others, told)
         if found.traffic:
-            return Conclusion("exact", f"{_text(names)} had it then", matches, others, told)
+            had = "had the port block then" if found.traffic[0].is_block else "had it then"
+            return Conclusion("exact", f"{_text(names)} {had}", matches, others, told)
         return Conclusion("held-idle", f"{_text(names)} held it then, without traffic", matches, others, told)
     then = [each for each in fixed if each.start <= asked.end and each.end >= asked.start]
     if then and not (gaps or found.perhaps or found.unsaid):

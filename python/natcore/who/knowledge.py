@@ -9,8 +9,22 @@ from itertools import pairwise
 
 from natcore.config import PORT_POLICIES
 from natcore.dtypes import GAP_DIED, GAP_LOST, GAP_RING, format_ipv4
+from natcore.internal.protocols import ICMP, TCP, UDP
 from natcore.sessionlog import facts
-from natcore.sessionlog.facts import ALONE, CLOSED, DNAT, EMPTY, NO_NAT, SNAT, Clock, Cover, EntryFact, Setting
+from natcore.sessionlog.facts import (
+    ALONE,
+    BLOCKS,
+    CLOSED,
+    DNAT,
+    EMPTY,
+    NO_NAT,
+    SNAT,
+    STARTED,
+    Clock,
+    Cover,
+    EntryFact,
+    Setting,
+)
 from natcore.sessionlog.file_metadata import Footer, joined_ranges, missing_numbers
 from natcore.who.conclude import FOREVER, Gap, Known, Row, Run, Static
 from natcore.who.question import LONGEST_IDLE, LONGEST_WINDOW, Question
@@ -23,6 +37,7 @@ _REASONS: Mapping[int, str] = {
     GAP_LOST: "the log had no space for rows",
 }
 _DAY = 86_400_000_000
+_BLOCK_LABEL = 1_000  # an assignment's time is rounded down to ms
 
 
 @dataclass(slots=True)
@@ -30,6 +45,7 @@ class _Pieces:
     """The facts in the files and the waiting rows of one run."""
 
     ranges: list[tuple[int, int]] = field(default_factory=list)
+    blocks: list[tuple[int, int]] = field(default_factory=list)
     covers: dict[int, Cover] = field(default_factory=dict)
     signs: list[tuple[Cover, bool]] = field(default_factory=list)
     clocks: dict[int, Clock] = field(default_factory=dict)
@@ -47,7 +63,11 @@ class _Pieces:
     def add(self, footer: Footer) -> None:
         self.vpc_id = footer.vpc_id
         self.ranges += footer.ranges
-        self.covers.update((cover.sequence, cover) for cover in footer.covers)
+        self.blocks += footer.blocks
+        for cover in footer.covers:
+            known = self.covers.get(cover.sequence)
+            if known is None or known.sparse:  # a log of port blocks alone tells less than another one
+                self.covers[cover.sequence] = cover
         self.clocks.update((clock.sequence, clock) for clock in footer.facts.clocks)
         self.settings.update((each.sequence, each) for each in footer.facts.settings)
         for each in footer.facts.entries:
@@ -149,7 +169,7 @@ class Knowledge:
         """Return the row with the error of its labels; labels from before a sleep are corrected."""
         moved = perhaps = 0  # by how much later changes have moved the labels; a sleep that may have been before
         for clock, _, _ in reversed(self._doubt.get((row.instance, row.run), ())):
-            if 0 <= row.number < clock.number:
+            if _is_before(row, clock):
                 continue
             if clock.asleep and row.start <= (woken := clock.after + moved):
                 # The gateway's clock may have stood at the last packet's moment until the sleep was noticed.
@@ -158,7 +178,7 @@ class Knowledge:
                 perhaps += clock.asleep if row.start > clock.right + moved else 0
             moved += clock.change
         row = row._replace(late=perhaps) if perhaps else row
-        later = [each for each in self._doubt.get((row.instance, row.run), ()) if 0 <= row.number < each[0].number]
+        later = [each for each in self._doubt.get((row.instance, row.run), ()) if _is_before(row, each[0])]
         if not later:
             return row
         early, late = _off(later, row.end)
@@ -183,6 +203,65 @@ class Knowledge:
                 run = replace(run, holds=True, had=self._had(key, question, run), idle=idle, window=window)
             result.append(run)
         return result
+
+    def has_blocks(self, question: Question) -> bool:
+        """Return whether rows of port blocks can tell who had the endpoint: all runs that may have had it had blocks alone."""
+        holding = [
+            key for key, run in self._runs.items() if self._holds(key, question, run.begin, run.end)
+        ] if question.subject == "endpoint" and question.protocol in (TCP, UDP, ICMP) else []  # fmt: skip
+        return bool(holding) and all(self._is_in_blocks(key) for key in holding)
+
+    def _is_in_blocks(self, key: Key) -> bool:
+        policies = facts.values_of(self._pieces[key].settings.values(), facts.PORTS_CODE)
+        return policies == {PORT_POLICIES.index("block")}
+
+    def runs_by_blocks(self, question: Question) -> list[Run]:
+        """Return all runs as the rows of port blocks tell of them."""
+        found = {
+            key: replace(run, known=self._known_blocks(key), idle=FOREVER, window=0, exclusive=True)
+            for key, run in ((key, self._run(key, pieces)) for key, pieces in self._pieces.items())
+        }
+        return [
+            replace(run, holds=True, had=self._had(key, question, run))
+            if self._holds(key, question, run.begin, run.end) else run
+            for key, run in self._bounded(found).items()
+        ]  # fmt: skip
+
+    def _known_blocks(self, key: Key) -> tuple[Known, ...]:
+        """Return the stretches in which no row of a port block is missing, in order. One that begins with a list of all blocks
+        tells of every block at each of its moments (`ended`)."""
+        pieces = self._pieces[key]
+        ranges = joined_ranges(pieces.blocks)
+        covers = [pieces.covers[sequence] for sequence in sorted(pieces.covers)]
+        signs = [sign for sign, _ in pieces.signs if covers and sign.sequence >= covers[-1].sequence]
+        stretches: list[Known] = []
+        chain: list[Cover] = []
+
+        def close() -> None:
+            if chain:
+                first, last = chain[0], chain[-1]
+                _, late = self._shift(key, first.sequence, first.since)
+                made = self._surely(key, last).made - _BLOCK_LABEL
+                lists_all = bool(first.flags & BLOCKS)
+                stretches.append(
+                    Known(first.since + late, made, made, first.blocks, last.blocks - 1,
+                          lists_all and bool(first.flags & EMPTY), lists_all)
+                )  # fmt: skip
+                chain.clear()
+
+        for cover in [*covers, *sorted(signs, key=lambda sign: sign.made)]:
+            if cover.flags & ALONE or (cover.flags & STARTED and cover.blocks < 0):  # no log ran just before
+                close()
+            if cover.blocks < 0:
+                continue
+            if chain and not _connected(chain[-1].blocks, cover.blocks, ranges):
+                close()
+            elif chain and cover.flags & BLOCKS:  # another list: the rows before it are all there, too
+                chain.append(cover)
+                close()
+            chain.append(cover)
+        close()
+        return tuple(stretches)
 
     def _bounded(self, found: dict[Key, Run]) -> dict[Key, Run]:
         """Return the runs; each ends at the latest where the next one of its gateway begins."""
@@ -213,9 +292,9 @@ class Knowledge:
     def _known(self, key: Key, pieces: _Pieces) -> tuple[tuple[Known, ...], int, int]:
         """Return the stretches in order, and when the run began and ended."""
         ranges = joined_ranges(pieces.ranges)
-        covers = [pieces.covers[sequence] for sequence in sorted(pieces.covers)]
+        every = [pieces.covers[sequence] for sequence in sorted(pieces.covers)]
         chains: list[list[Cover]] = []
-        for cover in covers:
+        for cover in (each for each in every if not each.sparse):
             if chains and not cover.flags & ALONE and _connected(chains[-1][-1].number, cover.number, ranges):
                 chains[-1].append(cover)
             else:
@@ -238,8 +317,8 @@ class Knowledge:
             if ended:
                 swept = max(swept, made)
             stretches.append(Known(first.since + late, made, swept, first.number, number - 1, whole, ended))
-        if chains:
-            first, last = chains[0][0], chains[-1][-1]
+        if every:
+            first, last = every[0], every[-1]
             early, _ = self._shift(key, first.sequence, first.made)
             # It was born when its clock was 0, which is labelled late by what the machine slept since.
             asleep = sum(clock.asleep for clock in pieces.clocks.values() if clock.sequence < first.sequence)
@@ -338,6 +417,13 @@ class Knowledge:
                     Static(f"{entry.describe()}, which has no rows", inside_host, since, until, maybe, perhaps)
                 )
         return found
+
+
+def _is_before(row: Row, clock: Clock) -> bool:
+    """Return whether the row was written before the clock was set."""
+    if row.kind.startswith("block"):
+        return row.number < clock.blocks
+    return 0 <= row.number < clock.number
 
 
 def _has(entry: EntryFact, question: Question) -> bool:

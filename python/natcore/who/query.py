@@ -16,12 +16,25 @@ from typing import TYPE_CHECKING, Any
 
 from natcore.config import Address
 from natcore.errors import ConfigurationError
-from natcore.who.conclude import Asked, Conclusion, Gap, Holding, Row, Run, Static, Status, conclude, holdings, is_alone
+from natcore.who.conclude import (
+    FOREVER,
+    Asked,
+    Conclusion,
+    Gap,
+    Holding,
+    Row,
+    Run,
+    Static,
+    Status,
+    conclude,
+    holdings,
+    is_alone,
+)
 from natcore.who.knowledge import Knowledge
 from natcore.who.question import EPOCH, LONGEST_IDLE, LONGEST_WINDOW, Question
 from natcore.who.source import DamagedPart, FoundRow, Part, Source
 from natcore.who.store import Store
-from natcore.who.waiting import Waiting, waiting, waiting_evidence
+from natcore.who.waiting import Waiting, waiting, waiting_blocks, waiting_evidence
 
 if TYPE_CHECKING:
     from natcore.gateway import Gateway
@@ -32,7 +45,7 @@ __all__ = ["Answer", "Listing", "Match", "Source", "Store", "talked", "what", "w
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A session that had the port.
+    """A session that had the port, or a subscriber's port block with it.
 
     Attributes
     ----------
@@ -50,6 +63,8 @@ class Match:
         The row's window that covers the question; None: it held the port without traffic then.
     run, session
         Name the session for ever.
+    block
+        First and last port of the port block; None: it is a session. Then pri_port, pub_ip and pub_port tell nothing.
     labels
         Of the inside address then (natcore.who.labels); empty where none were asked for.
     """
@@ -70,6 +85,7 @@ class Match:
     run: str
     session: int
     labels: tuple[str, ...] = ()
+    block: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +97,8 @@ class Answer:
     Parameters
     ----------
     status
-        "exact": one subscriber had traffic then. "held-idle": one held the port then, and no row tells of traffic.
-        "static": an entry has it, and its traffic has no rows. "ambiguous": several did, or perhaps did. "gap": no
+        "exact": one subscriber had traffic then, or the port block. "held-idle": one held the port then, and no row tells of
+        traffic. "static": an entry has it, and its traffic has no rows. "ambiguous": several did, or perhaps did. "gap": no
         holder is known, and the log does not know all of that time. "unused": no subscriber had it.
     reason
         The status in words.
@@ -339,8 +355,8 @@ def found_in(question: Question, source: Source | None, there: Waiting) -> Found
     while True:
         try:
             if source is None:
-                return _found(question, None, there)
-            return source.retried(lambda: _found(question, source, there))
+                return _told(question, None, there)
+            return source.retried(lambda: _told(question, source, there))
         except DamagedPart as error:  # its rows are a gap now
             _log.error("%s", error)
 
@@ -355,6 +371,35 @@ def answer_of(question: Question, found: Found) -> Answer | Listing:
     if question.subject in ("inside", "remote"):
         return _listing_of(question, found)
     return _answer_of(question, found)
+
+
+def _told(question: Question, source: Source | None, there: Waiting) -> Found:
+    """Return the conclusion from the sessions' rows; where these do not suffice, from those of port blocks."""
+    found = _found(question, source, there)
+    if found.concluded.status not in ("gap", "ambiguous"):
+        return found
+    by_blocks = _found_by_blocks(question, source, there)
+    return found if by_blocks is None or by_blocks.concluded.status == "gap" != found.concluded.status else by_blocks
+
+
+def _found_by_blocks(question: Question, source: Source | None, there: Waiting) -> Found | None:
+    """Return the conclusion from the rows of port blocks; None: there are no such blocks. A block may have been assigned long
+    before, so that all of the log is looked at."""
+    parts = source.parts() if source is not None else []
+    known = Knowledge(parts, there, question.longest_idle)
+    if not known.has_blocks(question):
+        return None
+    asked, runs = question.asked(there.now), known.runs_by_blocks(question)
+    statics = known.statics(question, runs)
+    found = [FoundRow("", row) for row in waiting_blocks(question.sought, there.batches)]
+    found += source.find_blocks(question.sought, parts) if source is not None else []
+    rows = [known.doubtful(each.row) for each in found]
+    concluded = conclude(asked, runs, statics, rows, -FOREVER, FOREVER)
+    if concluded.gaps and source is not None:
+        removed = source.removed()
+        runs = [replace(run, gaps=(*run.gaps, *removed.get(run.instance, ()))) for run in runs]
+        concluded = conclude(asked, runs, statics, rows, -FOREVER, FOREVER)
+    return Found(asked, concluded, tuple(found), tuple(parts), (0, FOREVER))
 
 
 def _found(question: Question, source: Source | None, there: Waiting) -> Found:
@@ -475,7 +520,7 @@ def _match(each: Holding, asked: Asked) -> Match:
         None if each.remote is None else IPv4Address(each.remote), each.remote_port, IPv4Address(row.nat_ip),
         row.nat_port, IPv4Address(row.eip) if row.eip else None, _time(each.begun if each.created is None else each.created),
         None if each.end is None else _time(each.end), window and (_time(window[0]), _time(window[1])),
-        row.run, row.session,
+        row.run, row.session, block=(row.nat_port, row.pub_port) if each.is_block else None,
     )  # fmt: skip
 
 

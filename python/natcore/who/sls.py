@@ -8,11 +8,23 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from natcore.dtypes import COVER, CREATE, END, FIELDS, GAP, WINDOW
+from natcore.dtypes import (
+    BLOCK_ALLOCATED,
+    BLOCK_RELEASED,
+    CLOCK,
+    COVER,
+    CREATE,
+    END,
+    ENTRY,
+    FIELDS,
+    GAP,
+    SETTING,
+    WINDOW,
+)
 from natcore.errors import ConfigurationError, Error
 from natcore.internal.extras import extra
 from natcore.internal.redaction import show
@@ -27,8 +39,10 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 1_000_000  # of an answer, as the service limits it
 _SESSIONS = f"kind in [{WINDOW} {END}]"
-_FACTS = f"kind >= {COVER}"
-assert WINDOW < CREATE < END < GAP < COVER
+_FACTS = f"kind in [{COVER} {CLOCK}]"
+_BLOCKS = f"kind in [{BLOCK_ALLOCATED} {BLOCK_RELEASED}]"
+_NUMBER: Mapping[Counted, str] = {"sessions": "number", "facts": "pkts_from_vpc", "blocks": "pkts_from_vpc"}
+assert WINDOW < CREATE < END < GAP < COVER < ENTRY < SETTING < CLOCK < BLOCK_ALLOCATED < BLOCK_RELEASED
 _SECOND = 1_000_000
 _RUN = re.compile("[0-9A-Za-z-]{1,64}")
 
@@ -93,13 +107,15 @@ class SlsSource(TableSource):
     def fact_rows(self, start: int, end: int) -> list[list[Any]]:
         """Return the rows that are no session's."""
         columns = ("instance", "vpc_id", "run", *(MICROSECONDS.get(name, name) for name in FIELDS))
-        found = self._select(f"kind = {GAP} or kind > {COVER} or (kind = {COVER} and flags > 0)", columns, 0, FOREVER)
+        told = f"kind = {GAP} or kind in [{ENTRY} {CLOCK}] or (kind = {COVER} and flags > 0)"
+        found = self._select(told, columns, 0, FOREVER)
         found += self._select(f"kind = {COVER}", columns, start, end)
         return [_numbers(row, ("", "", "", *FIELDS)) for row in found]
 
-    def chunks(self, column: Counted, start: int, end: int) -> list[list[Any]]:
-        """Return the chunks of numbers, or of facts' sequences."""
-        search, first, last = self._counted(column, start, end)
+    def chunks(self, counted: Counted, start: int, end: int) -> list[list[Any]]:
+        """Return the chunks of numbers."""
+        column = _NUMBER[counted]
+        search, first, last = self._counted(counted, start, end)
         chunk = f"{column} - {column} % {CHUNK}"
         window = f"max(CASE WHEN kind = {WINDOW} THEN end_us - start_us ELSE 0 END)"
         columns = (
@@ -114,9 +130,10 @@ class SlsSource(TableSource):
         )
         return self._select(search, columns, first, last, f" GROUP BY instance, vpc_id, run, {chunk}")
 
-    def values(self, column: Counted, key: Key, firsts: Sequence[int], start: int, end: int) -> list[int]:
+    def values(self, counted: Counted, key: Key, firsts: Sequence[int], start: int, end: int) -> list[int]:
         """Return the numbers of a run's chunks."""
-        search, first, last = self._counted(column, start, end)
+        column = _NUMBER[counted]
+        search, first, last = self._counted(counted, start, end)
         if not _RUN.fullmatch(key[2]):  # from a row, which whoever may write to the Logstore writes
             raise Error(
                 f"{self._endpoint} {self.name}: run={show(key[2])} must be up to 64 letters, digits and hyphens"
@@ -127,8 +144,10 @@ class SlsSource(TableSource):
             found |= {int(row[0]) for row in self._select(here, (column,), first, last, f" GROUP BY {column}")}
         return sorted(found)
 
-    def _counted(self, column: Counted, start: int, end: int) -> tuple[str, int, int]:
-        return (_SESSIONS, start, end) if column == "number" else (_FACTS, 0, FOREVER)
+    def _counted(self, counted: Counted, start: int, end: int) -> tuple[str, int, int]:
+        if counted == "sessions":
+            return _SESSIONS, start, end
+        return _BLOCKS if counted == "blocks" else _FACTS, 0, FOREVER
 
     def session_rows(self, sought: Sought, parts: Sequence[Part], start: int, end: int) -> list[list[Any]]:
         """Return the sessions' rows."""
@@ -146,6 +165,17 @@ class SlsSource(TableSource):
         columns = ("instance", "vpc_id", "run", *(MICROSECONDS.get(name, name) for name in COLUMNS))
         found = self._select(" and ".join(terms), columns, start, end)
         return [_numbers(row, ("", "", "", *COLUMNS)) for row in found]
+
+    def block_rows(self, sought: Sought, parts: Sequence[Part]) -> list[list[Any]]:
+        """Return the rows of port blocks."""
+        search = (
+            f"{_BLOCKS} and nat_port <= {sought.port} and pub_port >= {sought.port} "
+            f'and (nat_ip: "{sought.address}" or eip: "{sought.address}")'
+        )
+        names = ["pkts_from_vpc" if name == "number" else name for name in COLUMNS]
+        columns = ("instance", "vpc_id", "run", *(MICROSECONDS.get(name, name) for name in names))
+        found = self._select(search, columns, 0, FOREVER)
+        return [_numbers(row, ("", "", "", *names)) for row in found]
 
     def _select(self, search: str, columns: Sequence[str], start: int, end: int, behind: str = "") -> list[list[str]]:
         """Return the columns of the logs that are found, of rows that ended from start to end (microseconds)."""

@@ -81,6 +81,14 @@ class Sought:
             and (self.remote is None or row.pub_ip in (None, self.remote))
         )
 
+    def is_in_block(self, row: Row) -> bool:
+        """Return whether the address and the port are in the port block of the row, which is one of a block."""
+        return (
+            self.address in (row.nat_ip, row.eip)
+            and self.port is not None
+            and row.nat_port <= self.port <= row.pub_port
+        )
+
 
 class FoundRow(NamedTuple):
     """A row, and the name of the part that it is in."""
@@ -122,6 +130,14 @@ class Source(ABC):
     @abstractmethod
     def find(self, sought: Sought, parts: Sequence[Part], start: int, end: int) -> Sequence[FoundRow]:
         """Return the sessions' rows (window, create and end) in the parts that ended from start to end.
+
+        Raises PartsMoved, DamagedPart.
+        """
+
+    @abstractmethod
+    def find_blocks(self, sought: Sought, parts: Sequence[Part]) -> Sequence[FoundRow]:
+        """Return the rows of port blocks with the sought address and port in the parts, of all times; `number` is
+        their sequence.
 
         Raises PartsMoved, DamagedPart.
         """

@@ -168,6 +168,24 @@ class Store(Source):
                     found.append(FoundRow(path, row))
         return without_redacted_copies(sought, near, found)
 
+    def find_blocks(self, sought: Sought, parts: Sequence[Part]) -> list[FoundRow]:
+        """Return the rows of the port blocks with the sought address and port."""
+        holding = [
+            part for part in parts
+            if part.footer.blocks
+            and (part.footer.addresses is None or any(sought.address in pair for pair in part.footer.addresses))
+        ]  # fmt: skip
+        footers = {part.name: part.footer for part in holding}
+        where = (
+            "kind IN ('block-allocated', 'block-released') AND (nat_ip = $address OR eip = $address) "
+            "AND nat_port <= $port AND pub_port >= $port"
+        )
+        columns = _COLUMNS.replace("number", "pkts_from_vpc", 1)
+        return [
+            FoundRow(path, _row(footers[path], *fields))
+            for path, *fields in self.rows(columns, where, {"address": sought.address, "port": sought.port}, holding)
+        ]
+
     @staticmethod
     def _searches(sought: Sought, near: Sequence[Part]) -> Iterator[tuple[str, dict[str, Any], list[Part]]]:
         """Yield conditions with their values, and the files where each is to be met.

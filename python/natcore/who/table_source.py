@@ -32,7 +32,7 @@ _SLACKS = (HOUR, 49 * HOUR)  # around the time that is asked for: rows come in t
 _MOST_REMEMBERED = 64  # stretches of time
 
 Key = tuple[str, str, str]  # instance, vpc_id, run
-Counted = Literal["number", "pkts_from_vpc"]  # of sessions' rows; of facts
+Counted = Literal["sessions", "facts", "blocks"]  # what is counted: rows of sessions by number, the others by sequence
 
 
 class TableSource(Source):
@@ -65,17 +65,23 @@ class TableSource(Source):
         """
 
     @abstractmethod
-    def chunks(self, column: Counted, start: int, end: int) -> Sequence[Sequence[Any]]:
+    def chunks(self, counted: Counted, start: int, end: int) -> Sequence[Sequence[Any]]:
         """Return instance, vpc_id, run, the first number of a chunk, the least, the greatest and the count of different
-        values, and the longest window, of the sessions' rows that ended from start to end, or of facts."""
+        values, and the longest window, of the sessions' rows that ended from start to end; or of all facts, or rows of port
+        blocks."""
 
     @abstractmethod
-    def values(self, column: Counted, key: Key, firsts: Sequence[int], start: int, end: int) -> Sequence[int]:
-        """Return all values of the column in a run's chunks that begin with these numbers."""
+    def values(self, counted: Counted, key: Key, firsts: Sequence[int], start: int, end: int) -> Sequence[int]:
+        """Return all numbers in a run's chunks that begin with these."""
 
     @abstractmethod
     def session_rows(self, sought: Sought, parts: Sequence[Part], start: int, end: int) -> Sequence[Sequence[Any]]:
         """Return instance, vpc_id, run and COLUMNS (addresses as integers) of the sessions' rows; more of them do no harm."""
+
+    @abstractmethod
+    def block_rows(self, sought: Sought, parts: Sequence[Part]) -> Sequence[Sequence[Any]]:
+        """Return instance, vpc_id, run and COLUMNS, with the sequence for the number, of the rows of port blocks with the
+        sought address and port; more of them do no harm."""
 
     # ---- the source ----
 
@@ -97,36 +103,37 @@ class TableSource(Source):
 
     def _parts(self, start: int, end: int) -> list[Part]:
         facts = _records(self.fact_rows(start - HOUR, end + HOUR))
-        sequences, _ = self._ranges("pkts_from_vpc", 0, FOREVER)
+        sequences, _ = self._ranges("facts", 0, FOREVER)
+        of_blocks, _ = self._ranges("blocks", 0, FOREVER)
         covers = {key: covers_of(rows) for key, rows in facts.items()}
         numbers: Mapping[Key, tuple[Numbers, ...]] = {}
         longest: Mapping[Key, int] = {}
         for slack in _SLACKS:
-            numbers, longest = self._ranges("number", start - slack, end + slack)
+            numbers, longest = self._ranges("sessions", start - slack, end + slack)
             if not any(_lacks(covers[key], start, end, numbers.get(key, ())) for key in covers):
                 break
         found = []
-        for key in sorted({*facts, *numbers}):
+        for key in sorted({*facts, *numbers, *of_blocks}):
             rows = facts.get(key, np.empty(0, RECORD))
-            ranges = numbers.get(key, ())
+            ranges, blocks = numbers.get(key, ()), of_blocks.get(key, ())
             inside = [each for each in covers.get(key, []) if each.flags or start - HOUR <= each.made <= end + HOUR]
             gaps = {
                 tuple(row) for row in rows[rows["kind"] == GAP][["start_time", "end_time", "number", "flags"]].tolist()
             }
             footer = Footer(
                 *key, ranges[0][0] if ranges else 0, ranges[-1][1] if ranges else -1, start, end, longest.get(key, 0), None,
-                ranges, few_covers(ranges, inside), NO_FACTS.after(rows, sequences.get(key, ())),
-                tuple(LoggedGap(*each) for each in sorted(gaps)),
+                ranges, few_covers(ranges, blocks, inside), NO_FACTS.after(rows, sequences.get(key, ())),
+                tuple(LoggedGap(*each) for each in sorted(gaps)), blocks=blocks,
             )  # fmt: skip
             found.append(Part(f"{self.name} {key[0]} {key[2]}", footer))
         return found
 
-    def _ranges(self, column: Counted, start: int, end: int) -> tuple[dict[Key, tuple[Numbers, ...]], dict[Key, int]]:
-        """Return the values of a column as ranges by run, and the longest window of these rows."""
+    def _ranges(self, counted: Counted, start: int, end: int) -> tuple[dict[Key, tuple[Numbers, ...]], dict[Key, int]]:
+        """Return the numbers as ranges by run, and the longest window of these rows."""
         found: dict[Key, list[Numbers]] = defaultdict(list)
         longest: dict[Key, int] = defaultdict(int)
         torn: dict[Key, list[int]] = defaultdict(list)
-        for instance, vpc_id, run, chunk, first, last, count, window in self.chunks(column, start, end):
+        for instance, vpc_id, run, chunk, first, last, count, window in self.chunks(counted, start, end):
             key = (instance, vpc_id, run)
             longest[key] = max(longest[key], int(window))
             if int(last) - int(first) + 1 == int(count):
@@ -134,7 +141,7 @@ class TableSource(Source):
             else:
                 torn[key].append(int(chunk))
         for key, firsts in torn.items():
-            found[key] += [(value, value) for value in map(int, self.values(column, key, firsts, start, end))]
+            found[key] += [(value, value) for value in map(int, self.values(counted, key, firsts, start, end))]
         return {key: joined_ranges(each) for key, each in found.items()}, longest
 
     def find(self, sought: Sought, parts: Sequence[Part], start: int, end: int) -> list[FoundRow]:
@@ -145,18 +152,33 @@ class TableSource(Source):
             part = names.get((instance, vpc_id, run))
             if part is None:  # a run that began meanwhile: nothing is known of it yet
                 continue
-            number, kind, protocol, pri_ip, pri_port, pub_ip, pub_port, nat_ip, nat_port, eip, began, ended, session = (
-                int(value) for value in values
-            )
-            remote = format_ipv4(pub_ip)
-            row = Row(
-                instance, vpc_id, run, number, KINDS[kind], protocol, format_ipv4(pri_ip), pri_port,
-                None if remote == REDACTED else remote, pub_port, format_ipv4(nat_ip), nat_port,
-                format_ipv4(eip) if eip else None, began, ended, session,
-            )  # fmt: skip
-            if start <= ended <= end and sought.fits(row):
+            row = _row(instance, vpc_id, run, values)
+            if start <= row.end <= end and sought.fits(row):
                 found.append(FoundRow(part, row))
         return without_redacted_copies(sought, parts, found)
+
+    def find_blocks(self, sought: Sought, parts: Sequence[Part]) -> list[FoundRow]:
+        """Return the rows of the port blocks with the sought address and port."""
+        names = {(part.footer.instance, part.footer.vpc_id, part.footer.run): part.name for part in parts}
+        found = []
+        for instance, vpc_id, run, *values in self.block_rows(sought, parts):
+            row = _row(instance, vpc_id, run, values)
+            if (instance, vpc_id, run) in names and sought.is_in_block(row):
+                found.append(FoundRow(names[instance, vpc_id, run], row))
+        return found
+
+
+def _row(instance: str, vpc_id: str, run: str, values: Sequence[Any]) -> Row:
+    """Return a row. values: of COLUMNS."""
+    number, kind, protocol, pri_ip, pri_port, pub_ip, pub_port, nat_ip, nat_port, eip, began, ended, session = (
+        int(value) for value in values
+    )
+    remote = format_ipv4(pub_ip)
+    return Row(
+        instance, vpc_id, run, number, KINDS[kind], protocol, format_ipv4(pri_ip), pri_port,
+        None if remote == REDACTED else remote, pub_port, format_ipv4(nat_ip), nat_port, format_ipv4(eip) if eip else None,
+        began, ended, session,
+    )  # fmt: skip
 
 
 def _records(rows: Sequence[Sequence[Any]]) -> dict[Key, Records]:

@@ -65,6 +65,8 @@ def timeline(answer: Answer | Listing) -> Timeline:
 
 def _row(match: Match, is_sure: bool, last: datetime) -> Row:
     label = f"{match.pri_ip}:{match.pri_port} as {match.nat_ip}:{match.nat_port}"
+    if match.block is not None:
+        label = f"{match.pri_ip} as {match.nat_ip} ports {match.block[0]} to {match.block[1]}"
     spans = [(HELD, match.start, last if match.end is None else match.end)]
     if match.window is not None:
         spans.append((WINDOW, *match.window))

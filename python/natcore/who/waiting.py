@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from natcore.dtypes import GAP, format_ipv4
+from natcore.dtypes import GAP, format_ipv4, is_of_block
 from natcore.internal.parts import parts_of
 from natcore.internal.protocols import ICMP
 from natcore.sessionlog.facts import Clock, Cover
 from natcore.sinks.base import KINDS, Batch
 from natcore.who.conclude import Row
 from natcore.who.question import Question
+from natcore.who.source import Sought
 
 if TYPE_CHECKING:
     from natcore.gateway import Gateway
@@ -82,14 +83,27 @@ def waiting_evidence(question: Question, batches: Iterable[Batch]) -> Iterable[R
         if question.address is not None:
             is_asked &= (rows["nat_ip"] == int(question.address)) | (rows["eip"] == int(question.address))
         for row in rows[is_asked]:
-            yield Row(
-                batch.instance, batch.vpc_id, batch.run, int(row["number"]), KINDS[int(row["kind"])],
-                int(row["protocol"]), format_ipv4(row["pri_ip"]), int(row["pri_port"]),
-                format_ipv4(row["pub_ip"]) if row["pub_ip"] else None,
-                int(row["pub_port"]), format_ipv4(row["nat_ip"]), int(row["nat_port"]),
-                format_ipv4(row["eip"]) if row["eip"] else None, int(row["start_time"]), int(row["end_time"]),
-                int(row["session"]),
-            )  # fmt: skip
+            yield _row(batch, row, int(row["number"]))
+
+
+def waiting_blocks(sought: Sought, batches: Iterable[Batch]) -> Iterable[Row]:
+    """Return the batches' rows of port blocks with the sought address and port."""
+    for batch in batches:
+        for row in batch.records[is_of_block(batch.records)]:
+            found = _row(batch, row, int(row["pkts_from_vpc"]))
+            if sought.is_in_block(found):
+                yield found
+
+
+def _row(batch: Batch, row: Any, number: int) -> Row:
+    return Row(
+        batch.instance, batch.vpc_id, batch.run, number, KINDS[int(row["kind"])],
+        int(row["protocol"]), format_ipv4(row["pri_ip"]), int(row["pri_port"]),
+        format_ipv4(row["pub_ip"]) if row["pub_ip"] else None,
+        int(row["pub_port"]), format_ipv4(row["nat_ip"]), int(row["nat_port"]),
+        format_ipv4(row["eip"]) if row["eip"] else None, int(row["start_time"]), int(row["end_time"]),
+        int(row["session"]),
+    )  # fmt: skip
 
 
 def _run_of(gateway: Gateway) -> str:
