@@ -75,6 +75,20 @@ def test_asking_the_log_does_not_wait_for_what_forwards_packets(tmp_path: Path) 
     assert not {"pyroute2", "rich.table", "natcore.demo.demo", "natcore.plane.links", "natcore.testing"} & loaded
 
 
+def test_the_command_line_by_itself_loads_no_library_that_starts_threads() -> None:
+    """`natcore run` gives up its rights before it has a second thread, which would keep them."""
+    script = (
+        "import os, sys; import natcore.cli.main; from natcore.service import run, succession\n"
+        "print(len(os.listdir('/proc/self/task')), *sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    )
+    threads, *loaded = done.stdout.split()
+    assert threads == "1", done
+    assert not {"pyarrow", "duckdb"} & set(loaded)
+
+
 def test_check_says_what_a_good_file_makes_and_opens_nothing(file: Path, tmp_path: Path) -> None:
     text = call("check", file)
     for part in ("is good", "10.0.0.0/24 to 198.51.100.10", "lan0 (not on this machine now)", str(tmp_path / "log")):

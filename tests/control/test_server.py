@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -337,15 +338,18 @@ def test_a_path_that_is_too_long_and_an_unknown_group_are_named(folder: Path) ->
 
 
 def test_a_child_of_a_fork_leaves_the_file_to_its_parent(path: Path) -> None:
-    with serving(path):
-        child = os.fork()
-        if child == 0:
-            import gc
-
-            gc.collect()
-            os._exit(0)
-        os.waitpid(child, 0)
-        Client(path).close()
+    gc.collect()
+    gc.freeze()  # what other tests have left, with threads that the child has not, is none of the child's collector's
+    try:
+        with serving(path):
+            child = os.fork()
+            if child == 0:
+                gc.collect()
+                os._exit(0)
+            os.waitpid(child, 0)
+            Client(path).close()
+    finally:
+        gc.unfreeze()
 
 
 # ---- who may do what ------------------------------------------------------------------------------------------------

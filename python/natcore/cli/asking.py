@@ -19,12 +19,12 @@ from natcore.internal.extras import extra
 from natcore.internal.protocols import protocol_of
 from natcore.internal.redaction import show
 from natcore.internal.validation import digits, either
-from natcore.who.places import ASKABLE, Places, ask, askable_logs, kind_of, source_at, source_of, spool_of
 
 with extra("cli"):
     import typer
 
 if TYPE_CHECKING:
+    from natcore.who.places import Places
     from natcore.who.query import Answer, Listing
     from natcore.who.question import Question
 
@@ -190,6 +190,7 @@ def talked(
 
 def _places(log: str | None, spool: Path | None, config: Path | None, labels: str | None) -> Places:
     from natcore.who.labels import labels_at
+    from natcore.who.places import ASKABLE, Places, askable_logs, kind_of, source_at, source_of, spool_of
 
     source = None if log is None else source_at(log)
     if config is not None:
@@ -253,6 +254,8 @@ def _question(
 
 
 def _ask(question: Question, places: Places, evidence: Path | None, record: Path | None) -> Answer | Listing:
+    from natcore.who.places import ask
+
     found, (answer,) = ask([("1", question)], places, record)
     if evidence is not None:
         found.write(evidence)
@@ -261,6 +264,7 @@ def _ask(question: Question, places: Places, evidence: Path | None, record: Path
 
 def _ask_many(file: Path, places: Places, tolerance: float, target: Path, record: Path | None, as_json: bool) -> int:
     """Answer the questions of a file into an evidence file; -> the exit status."""
+    from natcore.who.places import ask
     from natcore.who.question_file import read_questions
 
     evidence, answers = ask(read_questions(file, tolerance), places, record)
