@@ -7,6 +7,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from natcore.log.journal cimport Journal, Record
 from natcore.tables.mappings cimport Mappings
 from natcore.tables.offload cimport Offload
+from natcore.base.compiler cimport likely
 from natcore.base.flow_hash cimport HashKey, flow_hash
 from natcore.base.sentinels cimport NONE
 from natcore.base.hash_table cimport Index, index_find
@@ -209,7 +210,13 @@ cdef void session_close(Sessions* table, uint32_t slot, uint64_t end_ns, uint64_
 cdef void session_prefetch_close(const Sessions* table, uint32_t slot) noexcept nogil
 cdef void session_expire(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
 cdef void window_roll(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
-cdef bint is_over(Sessions* table, uint32_t slot, uint32_t now_ms) noexcept nogil
+cdef bint is_dead_after_all(Sessions* table, uint32_t slot, uint32_t now_ms) noexcept nogil
+
+cdef inline bint is_over(Sessions* table, uint32_t slot, uint32_t now_ms) noexcept nogil:
+    """is_dead, also of a session that only the XDP program has seen lately."""
+    return (is_dead(table, &table.hot[slot], now_ms)
+            and (likely(table.offload == NULL) or is_dead_after_all(table, slot, now_ms)))
+
 cdef void session_fold(Sessions* table, uint32_t slot) noexcept nogil
 cdef void session_recall(Sessions* table, uint32_t slot) noexcept nogil
 cdef void sessions_fold(Sessions* table) noexcept nogil

@@ -228,12 +228,9 @@ cdef void session_fold(Sessions* table, uint32_t slot) noexcept nogil:
             fold_direction(table, slot, direction, &offload.entries[number], &offload.uses[number])
 
 
-cdef bint is_over(Sessions* table, uint32_t slot, uint32_t now_ms) noexcept nogil:
-    """is_dead, also of a session that only the program has seen lately."""
-    if not is_dead(table, &table.hot[slot], now_ms):
-        return False
-    if table.offload != NULL:
-        session_fold(table, slot)
+cdef bint is_dead_after_all(Sessions* table, uint32_t slot, uint32_t now_ms) noexcept nogil:
+    """is_dead, once the session is up to date."""
+    session_fold(table, slot)
     return is_dead(table, &table.hot[slot], now_ms)
 
 

@@ -45,7 +45,6 @@ from natcore.errors import (
     UntrustedFileError,
 )
 from natcore.events import Event, Generated
-from natcore.flowlog import FLOW, FlowLog
 from natcore.gateway import Gateway
 from natcore.internal.late import late_names
 from natcore.verdict import Side, Verdict
@@ -53,6 +52,7 @@ from natcore.verdict import Side, Verdict
 if TYPE_CHECKING:
     from natcore.c_interface import ABI_VERSION, C_API, get_include
     from natcore.explain import Explanation, Step
+    from natcore.flowlog import FLOW, FlowLog
     from natcore.plane.async_plane import AsyncPlane
     from natcore.plane.plane import Plane
     from natcore.ranking import SessionRanking
@@ -68,6 +68,8 @@ _LATE = {  # imported when they are first named: they are slow to import, or sel
     "AsyncPlane": "natcore.plane.async_plane",
     "DeliveryStatus": "natcore.sessionlog.session_log",
     "Explanation": "natcore.explain",
+    "FLOW": "natcore.flowlog",
+    "FlowLog": "natcore.flowlog",
     "Plane": "natcore.plane.plane",
     "SessionLog": "natcore.sessionlog.session_log",
     "SessionRanking": "natcore.ranking",

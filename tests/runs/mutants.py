@@ -30,6 +30,10 @@ from natcore import ConfigurationError, Side
 from natcore.testing import Configuration, NatMachine, Sent, leaving
 
 CONFORMANCE = Path(__file__).parents[1] / "conformance"
+LATE = (
+    "-W",
+    "ignore::pytest.PytestAssertRewriteWarning",
+)  # Hypothesis is loaded before pytest: its asserts stay as they are
 
 
 def requirement_of() -> Callable[[str], tuple[str, str] | None]:
@@ -60,7 +64,7 @@ def failing(mutant: Mutant, tests: list[str]) -> set[str]:
     """The tests that fail with a mutant at work."""
     outcomes = Outcomes()
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), mutant.at_work():
-        pytest.main(["-q", *tests], plugins=[outcomes])
+        pytest.main(["-q", *LATE, *tests], plugins=[outcomes])
     missing = {test.rpartition("::")[2] for test in tests} - outcomes.ran
     assert not missing, f"not run: {missing}"
     return outcomes.failed
