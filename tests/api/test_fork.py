@@ -244,7 +244,8 @@ def test_a_childs_own_log_has_the_childs_packets_alone(tmp_path: Path) -> None:
                 (5000, 1), (5001, 1),
             ]  # fmt: skip
 
-        assert in_child(use) == 0
+        # 1: just at the fork the log's own thread had the worker locked; the gateway is closed in such a child
+        assert next((status for status in (in_child(use) for _ in range(20)) if status != 1), 1) == 0
     assert kept.records["pri_port"].tolist() == [5000, 5000]
 
 
