@@ -25,6 +25,13 @@ cdef void begin_reading(uint32_t* reading) noexcept nogil:
         turn += 1
 
 
+cdef uint8_t[::1] bytes_of_rows(records):
+    """The memory of RECORD (n,): its field order differs from the memory layout."""
+    if records.itemsize != sizeof(Record):
+        raise ConfigurationError(f"records must be of dtype RECORD, got {records.dtype}")
+    return records.view("u1")
+
+
 cdef class LogRows:
     """The journal's rows and open windows of a gateway. Thread-safe."""
 
@@ -42,10 +49,8 @@ cdef class LogRows:
 
     def drain(self, records not None):
         """Moves rows out of the journal into RECORD (count,), numbered; how many. From any thread."""
-        cdef uint8_t[::1] raw = records.view("u1")      # RECORD's field order differs from the memory layout
+        cdef uint8_t[::1] raw = bytes_of_rows(records)
         cdef uint64_t capacity = raw.shape[0] // sizeof(Record), count
-        if records.itemsize != sizeof(Record):
-            raise ConfigurationError(f"records must be of dtype RECORD, got {records.dtype}")
         if capacity == 0:
             return 0
         with nogil:
@@ -192,10 +197,8 @@ cdef class LogRows:
 
     def copy_blocks(self, records not None):
         """Copies the assigned port blocks into RECORD (count,), as rows of now; how many."""
-        cdef uint8_t[::1] raw = records.view("u1")
+        cdef uint8_t[::1] raw = bytes_of_rows(records)
         cdef uint64_t capacity = raw.shape[0] // sizeof(Record), count
-        if records.itemsize != sizeof(Record):
-            raise ConfigurationError(f"records must be of dtype RECORD, got {records.dtype}")
         if capacity == 0:
             return 0
         with nogil:

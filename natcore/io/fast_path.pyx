@@ -19,7 +19,7 @@ from natcore.nat.rewrite cimport directed_delta
 from natcore.packet.verdict cimport INBOUND, egress_of
 from natcore.tables.offload cimport (
     OFFLOAD_HOPS, OFFLOAD_UNIT_SHIFT, OFFLOAD_WAYS, Offload, OffloadEntry, OffloadHop, OffloadUse, offload_bucket,
-    offload_units,
+    offload_take, offload_units,
 )
 from natcore.tables.sessions cimport (
     OPENED_OUTSIDE, UNLOGGED, Session, Sessions, session_addresses, session_find, session_fold, session_ports,
@@ -105,18 +105,8 @@ cdef uint32_t place_for(Offload* offload, const Session* session, uint32_t direc
 
 cdef void note_late(Offload* offload, uint32_t number, uint32_t direction) noexcept nogil:
     """Counts what the program has translated after the entry was recalled."""
-    cdef OffloadEntry* entry = &offload.entries[number]
-    cdef OffloadUse* use = &offload.uses[number]
-    cdef uint32_t packets = load_relaxed(&entry.packets) - use.packets
-    cdef uint64_t bytes = load_relaxed64(&entry.bytes) - use.bytes
-    use.packets += packets
-    use.bytes += bytes
-    offload.packets[direction] += packets
-    offload.bytes[direction] += bytes
-    offload.total += packets
-    offload.late += packets
-    offload.interfaces[entry.interface].received += packets
-    offload.interfaces[offload.hops[entry.hop].interface].sent += packets
+    cdef uint64_t bytes_
+    offload.late += offload_take(offload, &offload.entries[number], &offload.uses[number], direction, &bytes_)
 
 
 cdef inline uint32_t direction_of(const Offload* offload, const OffloadEntry* entry) noexcept nogil:
@@ -145,7 +135,6 @@ cdef void offer(Loop* loop, const Interface* ingress, const Frame* frame) noexce
     if number == NONE:
         number = place_for(offload, session, direction)
         if number == NONE:
-            loop.crowded += 1
             return
         note_late(offload, number, direction_of(offload, &offload.entries[number]))
         offload.sessions += offload.of_slot[2 * <size_t>slot + 1 - direction] == NONE

@@ -62,7 +62,6 @@ cdef struct Loop:
     bint redirects[INTERFACES_MOST]   # XDP programs can send by the interface (fast_path.pyx)
     uint32_t offered            # pseudo-random: which forwarded packet is looked at next for the fast path
     uint32_t hops               # next hops of the fast path
-    uint64_t crowded            # sessions without a place in its table, tried again and again
     uint8_t* generated          # buffer for a frame that the gateway originates
     Frame frames[BATCH]
     Arrival arrivals[BATCH]

@@ -12,6 +12,8 @@ that found an entry just before it was recalled may still use it for a moment: a
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from natcore.base.compiler cimport load_relaxed, load_relaxed64
+
 cdef enum:
     OFFLOAD_WAYS = 4            # entries of a bucket
     OFFLOAD_UNIT_SHIFT = 20     # times in entries are CLOCK_MONOTONIC in units of 2^20 ns, modulo 2^32
@@ -70,7 +72,7 @@ cdef struct Offload:
     uint64_t epoch              # barriers so far, from 2
     uint32_t live               # entries in use
     uint32_t sessions           # of them, each with one entry or two
-    uint32_t fold_at            # cursor of offload_fold_some
+    uint32_t fold_at            # cursor of fold_some (io/fast_path.pyx)
     bint recalled               # since the last barrier
     uint64_t packets[2]         # by Direction, not yet in the worker's counters
     uint64_t bytes[2]
@@ -89,6 +91,23 @@ cdef inline uint64_t offload_bucket(const Offload* offload, uint64_t addresses, 
 cdef inline uint32_t offload_units(const Offload* offload, uint64_t now_ns) noexcept nogil:
     """A moment of the gateway's clock in units of an entry's times, rounded down."""
     return <uint32_t>(<uint64_t>(<int64_t>now_ns - offload.offset_ns) >> OFFLOAD_UNIT_SHIFT)
+
+cdef inline uint32_t offload_take(Offload* offload, const OffloadEntry* entry, OffloadUse* use, uint32_t direction,
+                                  uint64_t* bytes_) noexcept nogil:
+    """Takes what the program has counted in an entry since the last call into the totals: its packets, and their bytes."""
+    cdef uint32_t packets = load_relaxed(&entry.packets) - use.packets
+    bytes_[0] = 0
+    if packets == 0:
+        return 0
+    bytes_[0] = load_relaxed64(&entry.bytes) - use.bytes
+    use.packets += packets
+    use.bytes += bytes_[0]
+    offload.packets[direction] += packets
+    offload.bytes[direction] += bytes_[0]
+    offload.total += packets
+    offload.interfaces[entry.interface].received += packets
+    offload.interfaces[offload.hops[entry.hop].interface].sent += packets
+    return packets
 
 cdef inline void offload_outdate(Offload* offload) noexcept nogil:
     """Takes every entry out of force; packets renew them."""

@@ -7,12 +7,12 @@ from natcore.log.journal cimport (
     journal_slot, label_us,
 )
 from natcore.tables.mappings cimport MAPPING_STATIC, Mapping, mapping_close
-from natcore.tables.offload cimport OFFLOAD_UNIT_SHIFT, Offload, OffloadEntry, OffloadUse, offload_units
+from natcore.tables.offload cimport OFFLOAD_UNIT_SHIFT, Offload, OffloadEntry, OffloadUse, offload_take, offload_units
 from natcore.tables.ports cimport space_of
 from natcore.base.checksum cimport combine, delta16, delta32
 from natcore.base.flow_hash cimport flow_hash
 from natcore.base.compiler cimport (
-    bswap16, bswap32, fetch_add64, load_relaxed, load_relaxed64, prefetch_write, store_relaxed, unlikely,
+    bswap16, bswap32, fetch_add64, load_relaxed64, prefetch_write, store_relaxed, unlikely,
 )
 from natcore.base.sentinels cimport NONE
 from natcore.base.serial_numbers cimport ahead
@@ -192,17 +192,10 @@ cdef void fold_direction(Sessions* table, uint32_t slot, uint32_t direction, Off
     """Adds to the session what the program has counted since the last call."""
     cdef Offload* offload = table.offload
     cdef Session* session = &table.hot[slot]
-    cdef uint32_t packets = load_relaxed(&entry.packets) - use.packets, seen
-    cdef uint64_t bytes = load_relaxed64(&entry.bytes) - use.bytes, left = bytes
+    cdef uint64_t left
+    cdef uint32_t packets = offload_take(offload, entry, use, direction, &left), seen
     if packets == 0:
         return
-    use.packets += packets
-    use.bytes += bytes
-    offload.packets[direction] += packets
-    offload.bytes[direction] += bytes
-    offload.total += packets
-    offload.interfaces[entry.interface].received += packets
-    offload.interfaces[offload.hops[entry.hop].interface].sent += packets
     if session.flags & NO_WINDOW:                   # counted while the window was being closed
         window_roll(table, slot, offload.now_ns)
     while left > <uint32_t>-1:
@@ -575,6 +568,8 @@ cdef void session_close(Sessions* table, uint32_t slot, uint64_t end_ns, uint64_
 cdef void session_forget(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil:
     """Ends a session without rows: another gateway, which logs it, has ended it. Its port is held down from now on."""
     assert_held(table.lock, "sessions: session_forget")
+    if unlikely(table.offload != NULL):
+        session_recall(table, slot)
     table.ended += 1
     table.ended_of[protocol_kind(table.hot[slot].protocol)] += 1
     remove_session(table, slot, <uint32_t>(now_ns // 1000000) + table.mappings.ports.hold_down_ms, now_ns)

@@ -58,6 +58,7 @@ _RTNH_F_DEAD = 1
 _NDMSG = struct.Struct("=BxxxiHBB")
 _HEADER = struct.Struct("=IHHII")
 
+INTERFACES_MOST = 16  # interfaces of a plane
 TICK = 0.1  # seconds between two calls of Listener.tick
 PROBE_EVERY = 10.0  # seconds between two looks for neighbours in use that the kernel is not sure of
 ROUTES_EVERY = 0.05  # seconds between two readings of the routing table at least

@@ -40,7 +40,7 @@ from natcore.plane.drivers import ACCESS, DRIVERS, Access, PacketAccess
 from natcore.plane.frame_feed import FrameFeed
 from natcore.plane.host_ports import ALL, HostPorts, ephemeral, ports_in, reserve
 from natcore.plane.left_plane import LeftInterface, LeftPlane, Rings
-from natcore.plane.links import Link, Listener, Range, Watcher
+from natcore.plane.links import INTERFACES_MOST, Link, Listener, Range, Watcher
 from natcore.plane.loops import Loops
 from natcore.plane.xdp_fast_path import SharedMaps
 from natcore.plane.xdp_redirects import Redirects
@@ -48,7 +48,6 @@ from natcore.plane.xdp_redirects import Redirects
 if TYPE_CHECKING:
     from natcore.gateway import Gateway
 
-INTERFACES_MOST = 16  # interfaces of a plane
 DEFAULT_MTU = LinkSettings().mtu
 REOPEN_EVERY = 1.0  # seconds between two tries to open an interface that came back
 LEFT_FOR = 1.0  # seconds that an address may be away from the outside interface before its sessions end

@@ -33,9 +33,10 @@ from natcore.plane.bpf_assembler import (
     Assembler,
     word,
 )  # fmt: skip
+from natcore.plane.links import INTERFACES_MOST
 
-INTERFACES_MOST = 16  # of a plane (OFFLOAD_INTERFACES)
 ENTRY_BYTES, WAYS = 64, 4  # of an entry; entries of a bucket (OffloadEntry, OFFLOAD_WAYS)
+
 HOP_BYTES = 16  # of a next hop (OffloadHop)
 UNIT_SHIFT = 20  # times are CLOCK_MONOTONIC in units of 2^20 ns (OFFLOAD_UNIT_SHIFT)
 MULTIPLIERS = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93  # of the hash of a flow (offload_bucket)
