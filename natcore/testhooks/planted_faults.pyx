@@ -217,6 +217,11 @@ def misuse(capsule, str what not None):
         unlock(first)
         spin_unlock(&shared.ports.spin)
     elif what == "waits for a spinlock under another":
+        spin_lock(&shared.syn_holdoff.spin)
+        spin_lock(&shared.ports.spin)
+        spin_unlock(&shared.ports.spin)
+        spin_unlock(&shared.syn_holdoff.spin)
+    elif what == "waits for a spinlock under an inner one":
         spin_lock_inner(&shared.events.spin)
         spin_lock(&shared.ports.spin)
         spin_unlock(&shared.ports.spin)

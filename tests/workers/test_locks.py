@@ -15,6 +15,7 @@ ORDER = {
     "waits for a lower worker": "lock order broken: waits for a lock below one that it holds (rank 0, held 1)",
     "waits for a worker under a spinlock": "lock order broken: waits for a lock below one that it holds (rank 0, held 512)",
     "waits for a spinlock under another": "lock order broken: waits for a lock below one that it holds (rank 512, held 512)",
+    "waits for a spinlock under an inner one": "lock order broken: waits for a lock below one that it holds (rank 512, held 768)",
     "releases what it does not hold": "a lock is not held: released",
     "sessions": "a lock is not held: sessions: session_find",
     "mappings": "a lock is not held: mappings: subscriber_find",
