@@ -38,7 +38,7 @@ from typing import Any
 
 from natcore import DeliveryPolicy, DnatEntry, Gateway, Policy, Side, SnatEntry, Timeouts
 from natcore.dtypes import format_ipv4
-from natcore.sessionlog.collector import Collector
+from natcore.sessionlog.collector import COVER_BEATS, Collector
 from natcore.sessionlog.in_force import in_force
 from natcore.sessionlog.session_log import SessionLog
 from natcore.sinks import ParquetSink
@@ -355,7 +355,8 @@ class Life:
             for process in self.processes.values():
                 if process.alive:
                     process.advance()
-                    process.beat()
+                    for _ in range(COVER_BEATS if self.is_orderly else 1):  # a gateway at rest tells so by one beat of these
+                        process.beat()
                     process.work()
 
     def _flush(self, process: Process) -> None:

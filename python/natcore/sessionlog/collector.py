@@ -52,7 +52,7 @@ _BEAT_SECONDS = 1.0
 START_SECONDS = 10.0  # that a log has to show that it works, where it must
 ON_FAILURE: tuple[OnFailure, ...] = get_args(OnFailure)
 _MORE_BLOCKS = 64  # that may be assigned before the blocks are copied
-_COVER_BEATS = 60  # between two cover rows of a gateway that writes no rows
+COVER_BEATS = 60  # between two cover rows of a gateway that writes no rows
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -400,7 +400,7 @@ class Collector:
                 self._log_changes()
                 beat = self._beat(oldest_ns, made_ns, complete_ns)
                 self._beats += 1
-                if (self._core.next_number, self._blocks) != self._covered or self._beats >= _COVER_BEATS:
+                if (self._core.next_number, self._blocks) != self._covered or self._beats >= COVER_BEATS:
                     self._log_cover(beat.made, beat.swept)
                     beat = replace(beat, facts=self._facts)
                 for log in self._logs:
