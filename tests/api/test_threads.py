@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -135,6 +136,19 @@ def test_every_public_method_at_once(workers: int) -> None:
     assert counters["sessions"] == len(gateway.sessions()) == counters["created"] - counters["ended"]
     gateway.stop_session_log(first)
     gateway.close()
+
+
+def test_what_the_thread_sanitizer_looks_at_calls_every_public_method() -> None:
+    """A method that is new joins `make races`."""
+    elsewhere = {
+        "forward",
+        "forward_async",
+        "capsule",
+        "serve_control",
+    }  # a plane's turns; C callers; it calls the others
+    called = set(re.findall(r"\.(\w+)", (Path(__file__).parents[1] / "runs" / "races.py").read_text()))
+    public = {name for name, value in vars(Gateway).items() if not name.startswith("_") and callable(value)}
+    assert "translate" in public and not public - called - elsewhere
 
 
 # ---- close ---------------------------------------------------------------------------------------------------------------

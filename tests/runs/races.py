@@ -21,14 +21,33 @@ import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
-from itertools import count
+from dataclasses import replace
+from io import BytesIO
+from itertools import chain, count
 from random import Random
 from typing import Any
 
 import numpy as np
 
-from natcore import DnatEntry, Error, FlowLog, Gateway, NoNatEntry, Policy, Remove, Replace, Side, SnatEntry, Verdict
+from natcore import (
+    DnatEntry,
+    Error,
+    FlowLog,
+    Gateway,
+    NoNatEntry,
+    Policy,
+    Remove,
+    Replace,
+    Side,
+    SnatEntry,
+    Timeouts,
+    Verdict,
+)
+from natcore.dtypes import SESSION
+from natcore.peer.feed import Feed
+from natcore.peer.standby import Standby
 from natcore.sinks import MemorySink
+from natcore.subscriber_rates import SubscriberRates
 from natcore.testing import craft
 from support import bulk, netns
 
@@ -47,6 +66,7 @@ POLICIES: list[dict[str, Any]] = [
     {"ports": "block", "block_size": 64, "hold_down": 0},
     {"ports": "overload", "mapping": "address-and-port-dependent", "filtering": "address-and-port-dependent"},
     {"sessions_per_subscriber": 20, "new_sessions_per_second": 50, "unsolicited_syn": "icmp", "ports": "preserve"},
+    {"ports": "deterministic", "block_size": 32, "hold_down": 0},
     {"gateway_new_sessions_per_second": 40, "unsolicited_syn": "icmp", "warn_at": None, "pooling": "arbitrary"},
 ]
 
@@ -59,10 +79,15 @@ class Turn:
         self.gateway = Gateway(
             workers=workers, seed=number, records=1024, max_sessions=2048, policy=policy_of(number), window=5.0
         )
-        self.gateway.add(SnatEntry("10.0.0.0/8", POOL))
+        self.sources = "10.0.0.0/22" if self.gateway.policy.ports == "deterministic" else "10.0.0.0/8"
+        self.gateway.add(SnatEntry(self.sources, POOL))
         self.gateway.add(DnatEntry(POOL[0], 80, "10.0.0.9", 80, protocol="tcp"))
         self.gateway.add(NoNatEntry("10.9.0.0/16", "192.0.2.0/24"))
         self.gateway.add(DnatEntry("203.0.113.9", "any", "10.0.0.200", "any", protocol="any"))
+        self.rates: SubscriberRates | None = None
+        self.feed: Feed | None = None
+        self.standby = Standby(Gateway)
+        self.room = np.zeros(4096, SESSION)
         self.clock = count(1)
         self.numbers = count(1)
         self.stop = threading.Event()
@@ -124,8 +149,8 @@ class Turn:
                     craft.ether(craft.udp(("198.51.100.9", 9), (POOL[0], random.randrange(2000, 2256)))),
                     craft.ether(craft.udp(("198.51.100.9", 9), ("203.0.113.9", random.randrange(2000, 2256)))),
                 ]
-                for frame in strangers:
-                    self.gateway.translate_one(frame, OUTSIDE, self.now(), worker=worker)
+                self.gateway.translate_many(strangers, OUTSIDE, self.now(), worker=worker)
+                self.gateway.translate_one(strangers[0], OUTSIDE, self.now(), worker=worker)
             except Error as error:
                 if "translating already" not in str(error):
                     raise
@@ -137,10 +162,11 @@ class Turn:
         try:
             entry = gateway.add(DnatEntry(POOL[1], 3000 + number % 500, "10.0.1.3", 80, protocol="udp"))
             gateway.replace(entry, DnatEntry(POOL[1], 3000 + number % 500, "10.0.1.4", 80, protocol="udp"))
+            gateway.remove(gateway.add(DnatEntry(POOL[1], 2600 + number % 300, "10.0.1.5", 80, protocol="tcp")))
             pool = gateway.entries()[0]
-            gateway.replace(pool, SnatEntry("10.0.0.0/8", POOL if number % 2 else POOL[:1]))
+            gateway.replace(pool, SnatEntry(self.sources, POOL if number % 2 else POOL[:1]))
             gateway.apply(
-                gateway.plan([Remove(entry, drain=number % 3 == 0), Replace(pool, SnatEntry("10.0.0.0/8", POOL))])
+                gateway.plan([Remove(entry, drain=number % 3 == 0), Replace(pool, SnatEntry(self.sources, POOL))])
             )
         except Error as error:
             if "held by" not in str(error) and "changed since" not in str(error):
@@ -171,6 +197,40 @@ class Turn:
         frame = craft.ether(craft.udp(("10.0.0.5", 5001), ("198.51.100.7", 53)))
         gateway.explain(frame, INSIDE), gateway.explain(frame, OUTSIDE)
 
+    def searches(self) -> None:
+        """Looks at tables by slices, and at what comes and goes."""
+        gateway = self.gateway
+        with gateway.watch_sessions(capacity=256) as sessions, gateway.watch_events() as events:
+            for rows in gateway.find_sessions(subscriber="10.0.0.0/16", protocol="udp"):
+                len(rows)
+            for rows in gateway.find_mappings(outside=POOL[0]):
+                len(rows)
+            by = self.random.choice(("bytes", "packets", "age", "idle", "expires", "outside", "session"))
+            gateway.rank_sessions(by, 50, reverse=self.random.random() < 0.5).rows()  # type: ignore[arg-type]
+            if self.rates is None or self.random.random() < 0.02:
+                self.rates = gateway.subscriber_rates()
+            self.rates.look(), self.rates.rows()
+            gateway.sessions_by_entry()
+            if gateway.policy.ports == "deterministic":
+                gateway.who(POOL[0], 2010, "udp"), gateway.ports_of("10.0.0.5")
+            sessions.take(), events.take()
+            gateway.sessions(self.room)
+
+    def saves(self) -> None:
+        """State into a file, settings changed, and a standby that is told of everything."""
+        gateway, number = self.gateway, next(self.numbers)
+        saved = BytesIO()
+        gateway.save(saved)
+        if number % 5 == 0:
+            saved.seek(0)
+            Gateway.restore(saved).close()
+        gateway.modify(timeouts=Timeouts(udp=30.0 + number % 3))
+        gateway.modify(policy=replace(gateway.policy, new_sessions_per_second=1000 + number % 3))
+        begins = self.feed is None or self.feed.is_outdated
+        self.feed = self.feed or Feed(gateway)
+        for message in self.feed.snapshot() if begins else chain(self.feed.changes(), self.feed.refreshes()):
+            self.standby.receive(message)
+
     def ends(self) -> None:
         gateway = self.gateway
         gateway.end(subscriber=f"10.0.{self.random.randrange(4)}.{self.random.randrange(1, 12)}")
@@ -186,7 +246,7 @@ class Turn:
 
     def calls(self) -> list[Callable[[], None]]:
         packets = [self.traffic(worker) for worker in range(self.gateway.workers)]
-        return [*packets, self.changes, self.logs, self.looks, self.ends]
+        return [*packets, self.changes, self.logs, self.looks, self.ends, self.searches, self.saves]
 
     def run(self, seconds: float) -> dict[str, int]:
         calls = self.calls()
@@ -206,6 +266,11 @@ class Turn:
         if counters["received"] != whole or counters["sessions"] != counters["created"] - counters["ended"]:
             print(f"the counters do not agree: {counters}", file=sys.stderr)
             sys.exit(1)
+        if self.feed is not None:
+            self.feed.close()
+        self.standby.close()
+        self.gateway.hand_over(BytesIO())
+        self.gateway.end_handed_over()
         self.gateway.close()
         return counters
 
@@ -216,7 +281,7 @@ class PlaneTurn(Turn):
     def __init__(self, number: int, workers: int, resources: ExitStack) -> None:
         super().__init__(number, workers)
         self.network = resources.enter_context(netns.build())
-        self.gateway.add(SnatEntry("10.0.0.0/16", netns.POOL))
+        self.gateway.add(SnatEntry("10.0.0.0/24", netns.POOL))
         self.plane = resources.enter_context(netns.start(self.network, self.gateway))
         with netns.at(self.network, "out"):
             self.server = resources.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -248,7 +313,7 @@ class PlaneTurn(Turn):
         self.gateway.end(subscriber=netns.CLIENT)
 
     def calls(self) -> list[Callable[[], None]]:
-        return [self.hosts, self.answers, self.changes, self.logs, self.asks]
+        return [self.hosts, self.answers, self.changes, self.logs, self.asks, self.searches, self.saves]
 
 
 def policy_of(number: int) -> Policy:

@@ -355,7 +355,9 @@ class Life:
             for process in self.processes.values():
                 if process.alive:
                     process.advance()
-                    for _ in range(COVER_BEATS if self.is_orderly else 1):  # a gateway at rest tells so by one beat of these
+                    for _ in range(
+                        COVER_BEATS if self.is_orderly else 1
+                    ):  # a gateway at rest tells so by one beat of these
                         process.beat()
                     process.work()
 

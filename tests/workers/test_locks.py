@@ -11,11 +11,12 @@ import pytest
 from natcore import Gateway, SnatEntry
 from natcore.testhooks import planted_faults
 
+WAITS = "lock order broken: waits for a lock below one that it holds"
 ORDER = {
-    "waits for a lower worker": "lock order broken: waits for a lock below one that it holds (rank 0, held 1)",
-    "waits for a worker under a spinlock": "lock order broken: waits for a lock below one that it holds (rank 0, held 512)",
-    "waits for a spinlock under another": "lock order broken: waits for a lock below one that it holds (rank 512, held 512)",
-    "waits for a spinlock under an inner one": "lock order broken: waits for a lock below one that it holds (rank 512, held 768)",
+    "waits for a lower worker": f"{WAITS} (rank 0, held 1)",
+    "waits for a worker under a spinlock": f"{WAITS} (rank 0, held 512)",
+    "waits for a spinlock under another": f"{WAITS} (rank 512, held 512)",
+    "waits for a spinlock under an inner one": f"{WAITS} (rank 512, held 768)",
     "releases what it does not hold": "a lock is not held: released",
     "sessions": "a lock is not held: sessions: session_find",
     "mappings": "a lock is not held: mappings: subscriber_find",
