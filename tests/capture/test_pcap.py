@@ -20,6 +20,7 @@ from natcore.capture import pcap
 from natcore.capture.pcap import CaptureError, Packet
 from natcore.capture.replay import parse, readdress
 from support import make_capture
+from support.capture_files import block, header, interface, packet_block, record, section
 
 frames = st.binary(min_size=0, max_size=200)
 
@@ -42,14 +43,6 @@ def test_scapy_reads_what_is_written_and_the_other_way(tmp_path: Path) -> None:
     assert list(pcap.read(theirs)) == [Packet(1_700_000_000_500_000_000, frame)]
 
 
-def header(order: str = "<", magic: int = 0xA1B2C3D4, link: int = 1) -> bytes:
-    return struct.pack(order + "IHHiIII", magic, 2, 4, 0, 0, 65535, link)
-
-
-def record(data: bytes, original: int | None = None, order: str = "<") -> bytes:
-    return struct.pack(order + "IIII", 7, 9, len(data), len(data) if original is None else original) + data
-
-
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize(("magic", "nanoseconds"), [(0xA1B2C3D4, 9_000), (0xA1B23C4D, 9)])
 def test_both_byte_orders_and_both_resolutions(tmp_path: Path, order: str, magic: int, nanoseconds: int) -> None:
@@ -70,26 +63,6 @@ def test_a_capture_of_bare_packets_gets_an_ethernet_header(tmp_path: Path) -> No
     path.write_bytes(header(link=101) + record(packet))
     (read,) = pcap.read(path)
     assert read.frame[14:] == packet and parse(read.frame) is not None
-
-
-def block(kind: int, body: bytes, order: str = "<") -> bytes:
-    body += bytes(-len(body) % 4)
-    total = struct.pack(order + "I", len(body) + 12)
-    return struct.pack(order + "I", kind) + total + body + total
-
-
-def section(order: str = "<") -> bytes:
-    return block(0x0A0D0D0A, struct.pack(order + "IHHq", 0x1A2B3C4D, 1, 0, -1), order)
-
-
-def interface(link: int, options: bytes = b"", order: str = "<", snap_length: int = 0) -> bytes:
-    return struct.pack(order + "HHI", link, 0, snap_length) + options
-
-
-def packet_block(which: int, ticks: int, data: bytes, original: int | None = None, order: str = "<") -> bytes:
-    original = len(data) if original is None else original
-    head = struct.pack(order + "IIIII", which, ticks >> 32, ticks & 0xFFFFFFFF, len(data), original)
-    return block(6, head + data + bytes(-len(data) % 4), order)
 
 
 @pytest.mark.parametrize("order", "<>")
@@ -137,7 +110,9 @@ def test_a_bare_packet_of_version_6_is_not_ipv4(tmp_path: Path) -> None:
         (header() + b"xyz", "packet 1: the file ends inside its header"),
         (header() + record(b"abc") + record(b"abc")[:-1], "packet 2: the file ends after 2 of 3 bytes"),
         (header() + struct.pack("<IIII", 0, 0, 1 << 30, 1 << 30), "packet 1: length"),
-        (header() + struct.pack("<IIII", 0, 0, 9, 3), "packet 1: length must .*, got 9 of 3"),
+        (header() + struct.pack("<IIII", 0, 0, 9, 3), "packet 1: the file ends after 0 of 9 bytes"),
+        (header() + struct.pack("<IIII", 0, 0, 0, 1 << 21), "packet 1: length must .*, got 0 of 2097152"),
+        (b"\x28\xb5\x2f\xfd" + bytes(40), "compressed by zstd: decompress it first"),
     ],
 )
 def test_a_damaged_capture_is_refused_where_it_is_damaged(tmp_path: Path, content: bytes, message: str) -> None:
