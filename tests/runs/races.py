@@ -87,7 +87,7 @@ class Turn:
         self.rates: SubscriberRates | None = None
         self.feed: Feed | None = None
         self.standby = Standby(Gateway)
-        self.room = np.zeros(4096, SESSION)
+        self.rows = np.zeros(4096, SESSION)
         self.clock = count(1)
         self.numbers = count(1)
         self.stop = threading.Event()
@@ -214,10 +214,10 @@ class Turn:
             if gateway.policy.ports == "deterministic":
                 gateway.who(POOL[0], 2010, "udp"), gateway.ports_of("10.0.0.5")
             sessions.take(), events.take()
-            gateway.sessions(self.room)
+            gateway.sessions(self.rows)
 
     def saves(self) -> None:
-        """State into a file, settings changed, and a standby that is told of everything."""
+        """State into a file, settings changed, and a standby that follows it all."""
         gateway, number = self.gateway, next(self.numbers)
         saved = BytesIO()
         gateway.save(saved)
