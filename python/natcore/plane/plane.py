@@ -7,15 +7,13 @@ import errno
 import logging
 import os
 import select
-import socket
 import time
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 from types import TracebackType
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from natcore import choices
 from natcore.config import DnatEntry, check_choice, check_integer, check_number
@@ -28,19 +26,18 @@ from natcore.internal import machine_clock
 from natcore.internal.alive import Alive
 from natcore.internal.arguments import check_worker
 from natcore.internal.endpoints import Endpoint, criteria
-from natcore.internal.hardware import check_cpus
 from natcore.internal.parts import PlaneCalls, parts_of
 from natcore.internal.read_only import UNSET, ReadOnly, Unset
 from natcore.internal.redaction import show
-from natcore.internal.validation import is_text
 from natcore.io.af_packet import PacketRing
 from natcore.io.device import Driver
 from natcore.plane import kernel_bypass, xdp_program
-from natcore.plane.drivers import ACCESS, DRIVERS, Access, PacketAccess
+from natcore.plane.checks import check_arguments, check_capabilities, refuse_own, warn_of_forwarding
+from natcore.plane.drivers import ACCESS, Access, PacketAccess
 from natcore.plane.frame_feed import FrameFeed
 from natcore.plane.host_ports import ALL, HostPorts, ephemeral, ports_in, reserve
 from natcore.plane.left_plane import LeftInterface, LeftPlane, Rings
-from natcore.plane.links import INTERFACES_MOST, Link, Listener, Range, Watcher
+from natcore.plane.links import Link, Listener, Range, Watcher
 from natcore.plane.loops import Loops
 from natcore.plane.xdp_fast_path import SharedMaps
 from natcore.plane.xdp_redirects import Redirects
@@ -51,7 +48,6 @@ if TYPE_CHECKING:
 DEFAULT_MTU = LinkSettings().mtu
 REOPEN_EVERY = 1.0  # seconds between two tries to open an interface that came back
 LEFT_FOR = 1.0  # seconds that an address may be away from the outside interface before its sessions end
-OFFLOADED_LIMIT = 5_000_000  # sessions of a fast path: 1 GB of the kernel's memory
 OFFLOADED_MOST = 1 << 18  # sessions of a fast path that says no number: 64 MB
 ASK_EVERY = 0.5  # seconds between two looks at what the fast path depends on
 LOOK_EVERY = 2.0  # seconds between two looks at the host's sockets, where it shares an address with the gateway
@@ -156,7 +152,7 @@ class Plane:
         self._pool = b""  # the outside addresses, four bytes each
         self._reopened = 0.0
         self._started = time.monotonic()
-        _warn_of_forwarding((*self.inside, self.outside))
+        warn_of_forwarding((*self.inside, self.outside))
         self._core.claim()
         try:
             self._start()
@@ -362,7 +358,7 @@ class Plane:
         """ConfigurationError if one of the outside addresses of entries would cut the host off: one of its own on an inside
         interface, or one on the outside interface, which is shared, with a port that a socket of the host listens at."""
         entries = list(entries)
-        _refuse_own({wire for _, wire in entries}, self._number_of, self._watcher.names, self._numbers[-1])
+        refuse_own({wire for _, wire in entries}, self._number_of, self._watcher.names, self._numbers[-1])
         shared = {wire for _, wire in entries if wire in self._outside_own}
         if shared:
             self._hosts()  # or an error: it would leave one of the two without ports
@@ -780,7 +776,7 @@ class Plane:
             self._reserve()
             try:
                 alone = self._loops.in_pool(self._own) - shared.keys()
-                _refuse_own(alone, self._number_of, self._watcher.names, self._numbers[-1])
+                refuse_own(alone, self._number_of, self._watcher.names, self._numbers[-1])
             except ConfigurationError as error:
                 _log.error("%s; until then it is the gateway's alone", error)
         for number, link in enumerate(self._opened):
@@ -836,53 +832,6 @@ class Plane:
             self._loops.wake()  # step() has the sweep to do
 
 
-def check_arguments(
-    inside: str | Sequence[str], outside: str, *, driver: str = "af_packet", favour: str = "throughput",
-    threads: bool = True, cpus: Sequence[int] | None = None, block_when_stopped: bool | None = None, workers: int = 1,
-    framing: str = "ethernet", fast_path: bool | int = False, decrement_ttl: bool = True,
-) -> tuple[tuple[str, ...], str, tuple[int, ...]]:  # fmt: skip
-    """Return the inside interfaces, the outside one and the workers' processors. Raises ConfigurationError.
-
-    workers, framing, decrement_ttl: the gateway's.
-    """
-    insides, (outside,) = _names("inside", inside, INTERFACES_MOST - 1), _names("outside", outside, 1)
-    if outside in insides:
-        raise ConfigurationError(f"outside must be none of the inside interfaces, got {outside!r}")
-    check_choice("driver", driver, DRIVERS)
-    check_choice("favour", favour, get_args(choices.Favour))
-    check_choice("threads", threads, (True, False))
-    check_choice("block_when_stopped", block_when_stopped, (None, True, False))
-    processors = check_cpus(cpus, threads, workers)
-    if framing != "ethernet":
-        raise ConfigurationError(f"framing must be 'ethernet' for a plane, got {framing!r}")
-    _check_fast_path(fast_path, driver, workers, decrement_ttl)
-    return insides, outside, processors
-
-
-def _check_fast_path(fast_path: bool | int, driver: str, workers: int, decrement_ttl: bool) -> None:
-    if not isinstance(fast_path, bool):
-        check_integer("fast_path", fast_path, 1, OFFLOADED_LIMIT)
-    if fast_path and driver != "af_xdp":
-        raise ConfigurationError(f"driver must be 'af_xdp' for a fast_path, got {driver!r}")
-    if fast_path and workers != 1:
-        raise ConfigurationError(f"workers must be 1 for a fast_path, got {workers}")
-    if fast_path and not decrement_ttl:
-        raise ConfigurationError("decrement_ttl must be True for a fast_path, got False")
-
-
-def _names(field: str, value: object, most: int) -> tuple[str, ...]:
-    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
-    if not names or not all(is_text(name) and 1 <= len(name.encode()) <= 15 for name in names):
-        raise ConfigurationError(f"{field} must be names of 1 to 15 bytes, got {show(value)}")
-    if len(names) > most:
-        raise ConfigurationError(
-            f"{field} must be at most {most} interface{'s'[: most - 1]}, got {len(names)}: {show(value)}"
-        )
-    if len(set(names)) < len(names):
-        raise ConfigurationError(f"{field} must name each interface once, got {show(value)}")
-    return names
-
-
 def _bits_of(shared: Mapping[int, bytes]) -> dict[int, tuple[int, int]]:
     """The host's TCP and UDP ports of shared addresses as sets."""
     half = PORT_BYTES
@@ -902,42 +851,6 @@ def _check_count(shared: Collection[int]) -> None:
         raise ConfigurationError(
             f"pool must have at most {xdp_program.SHARED_MOST} addresses of the outside interface, got {len(shared)}"
         )
-
-
-def _refuse_own(addresses: Iterable[int], own: Mapping[int, int], names: Sequence[str], outside: int) -> None:
-    for address in sorted(addresses):
-        if own.get(address, outside) != outside:
-            raise ConfigurationError(
-                f"pool must be addresses that this host does not have, got {str(IPv4Address(address))!r} of "
-                f"{names[own[address]]}: the host would be cut off from it; take it off the interface, "
-                "natcore answers ARP for outside addresses itself"
-            )
-
-
-def _warn_of_forwarding(names: Sequence[str]) -> None:
-    on = [name for name in names if kernel_bypass.forwards(name)]
-    if on:
-        warnings.warn(
-            f"{', '.join(on)}: the kernel's forwarding is on, so that nothing but natcore's nf_tables block keeps packets from "
-            "leaving untranslated; natcore does not need it (sysctl net.ipv4.ip_forward=0)",
-            SecurityWarning,
-            stacklevel=4,
-        )
-
-
-def check_capabilities() -> None:
-    """Raise InterfaceError, which names the missing capabilities, if this thread cannot run a plane."""
-    missing = []
-    try:
-        socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close()
-    except PermissionError:
-        missing.append("CAP_NET_RAW (to open packet rings)")
-    try:
-        kernel_bypass.check()
-    except PermissionError:
-        missing.append("CAP_NET_ADMIN (to keep the kernel's own stack off the interfaces)")
-    if missing:
-        raise InterfaceError(errno.EPERM, f"forwarding needs {' and '.join(missing)}: run as root, or grant it")
 
 
 os.register_at_fork(after_in_child=_alive.clear)  # a child does not stop its parent's

@@ -295,7 +295,7 @@ def _check_plane(problems: Problems, settings: Settings) -> None:
     if settings.plane is None:
         problems.add("plane", None, "missing; `run` needs its inside and outside interfaces")
         return
-    from natcore.plane.plane import check_arguments
+    from natcore.plane.checks import check_arguments
 
     gateway: dict[str, Any] = {
         name: settings.gateway[name] for name in ("workers", "framing") if name in settings.gateway

@@ -24,7 +24,7 @@ from natcore.internal.validation import listed
 from natcore.io import bpf
 from natcore.plane import kernel_bypass
 from natcore.plane import nftables as nft
-from natcore.plane.plane import check_capabilities
+from natcore.plane.checks import check_capabilities
 from natcore.service.configuration_file import Settings
 from natcore.service.machine import ETHERNET, UP, addresses
 
