@@ -51,7 +51,7 @@ help:
 	@echo "make debug     a build with invariants and symbols, for gdb"
 	@echo "make format    what ruff can put right itself"
 	@echo "make soak      10,000 random lives against the oracle, the NAT in plain Python; it goes on where it was stopped"
-	@echo "make mutants   breaks each requirement on purpose, and wants its conformance tests to fail"
+	@echo "make mutants   breaks each requirement on purpose, and wants its conformance cases to fail"
 	@echo "make truth     1,000 random lives of gateways and their logs: no answer of \`who\` may be wrong"
 	@echo "make crash     a gateway that logs is killed 200 times: every packet is in a row or in a declared gap"
 	@echo "make bench     benchmarks; make gate: the ratio to the memory's limit"

@@ -163,6 +163,9 @@ def is_error(packet: Packet, verdict: Verdict) -> bool:
     return packet.kind == "error" and not verdict.is_drop
 
 
+NO_MAPPING = instead(lambda packet, verdict: verdict is Verdict.DROP_NO_MAPPING, Verdict.INBOUND)
+
+
 def end_all(gateway: Gateway) -> None:
     gateway.end_all()
 
@@ -201,7 +204,10 @@ MUTANTS: dict[str, list[Mutant]] = {
         ),
         Mutant("one gateway for all", methods={"add": one_pool}),
     ],
-    "4787-8": [Mutant("no filter", policy={"filtering": INDEPENDENT})],
+    "4787-8": [
+        Mutant("no filter", policy={"filtering": INDEPENDENT}),
+        Mutant("what has no mapping is let in", after=NO_MAPPING),
+    ],
     "4787-9": [Mutant("no hairpin", policy={"hairpin": False})],
     "4787-10": [Mutant("an application's gateway", after=meddle)],
     "4787-11": [
@@ -247,13 +253,22 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("an id for each remote", policy={"mapping": DEPENDENT}),
         Mutant("echoes alone pass", policy={"icmp_queries": "echo"}),
     ],
-    "5508-2": [Mutant("a query lives half a minute", timeouts={"icmp": 30})],
+    "5508-2": [
+        Mutant("a query lives half a minute", timeouts={"icmp": 30}),
+        Mutant("a query lives ten minutes", timeouts={"icmp": 600}),
+    ],
     "5508-3": [
         Mutant("no checksum is verified", after=instead(lambda p, v: v is Verdict.DROP_CHECKSUM, Verdict.INBOUND))
     ],
-    "5508-4": [Mutant("quoted packets stay as they are", after=keep_quote)],
+    "5508-4": [
+        Mutant("quoted packets stay as they are", after=keep_quote),
+        Mutant("what has no mapping is let in", after=NO_MAPPING),
+    ],
     "5508-5": [Mutant("quoted packets stay as they are", after=keep_quote)],
-    "5508-6": [Mutant("an error refreshes", after=when(is_error, refresh))],
+    "5508-6": [
+        Mutant("an error refreshes", after=when(is_error, refresh)),
+        Mutant("an error ends mappings", after=when(is_error, end_all)),
+    ],
     "5508-7": [Mutant("quoted packets stay as they are", after=keep_quote)],
     "5508-7a": [Mutant("no hairpin", policy={"hairpin": False})],
     "5508-8": [Mutant("no error is sent", policy={"icmp_unreachable": False})],

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 from natcore.cli import asking as asking_cli
 from natcore.cli import completion
 from natcore.cli import configuration as configuration_cli
+from natcore.cli import conformance as conformance_cli
 from natcore.cli import console as console_cli
 from natcore.cli import control as control_cli
 from natcore.cli import log as log_cli
@@ -44,6 +45,7 @@ reload_cli.add_to(app)
 configuration_cli.add_to(app)
 service_cli.add_to(app)
 console_cli.add_to(app)
+conformance_cli.add_to(app)
 completion.add_to(app)
 
 File = Annotated[Path, typer.Argument(metavar="GATEWAY.TOML", help="The gateway's file.", show_default=False)]

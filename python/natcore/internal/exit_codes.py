@@ -106,6 +106,7 @@ ANSWERS: Mapping[str, Mapping[int, str]] = {
     "plan": {ExitCode.CONFIGURATION: "a reload would be refused"},
     "reload": {ExitCode.CONFIGURATION: "it is refused, and nothing has changed"},
     "demo": {ExitCode.FAILED: "a check of what went through did not hold"},
+    "conformance": {Answer.FINDINGS: "a requirement is not met"},
     "replay": {ExitCode.FAILED: "a check of what went through did not hold"},
 }
 """What a status means of one command, where it says more than `MEANINGS`."""

@@ -10,6 +10,7 @@ from natcore.internal.late import late_names
 if TYPE_CHECKING:
     from natcore.testing.checker import Checker, Sent, leaving, released
     from natcore.testing.configurations import Configuration
+    from natcore.testing.data_path import DataPath, NotSupportedError
     from natcore.testing.frame_differences import assert_checksums, assert_translation, describe, differences
     from natcore.testing.lab import Lab
     from natcore.testing.machine import NatMachine
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Checker",
     "Configuration",
+    "DataPath",
     "Lab",
     "NatMachine",
+    "NotSupportedError",
     "Sent",
     "SlsServer",
     "assert_checksums",
@@ -36,8 +39,10 @@ __all__ = [
 _LATE = {
     "Checker": "natcore.testing.checker",
     "Configuration": "natcore.testing.configurations",
+    "DataPath": "natcore.testing.data_path",
     "Lab": "natcore.testing.lab",
     "NatMachine": "natcore.testing.machine",
+    "NotSupportedError": "natcore.testing.data_path",
     "Sent": "natcore.testing.checker",
     "SlsServer": "natcore.testing.sls_server",
     "assert_checksums": "natcore.testing.frame_differences",

@@ -24,7 +24,7 @@ from natcore import (
     SnatEntry,
     Timeouts,
 )  # fmt: skip
-from natcore.choices import DnatProtocol
+from natcore.choices import DnatProtocol, LogRows
 from natcore.config import FILTERINGS, IP_OPTIONS, MAPPINGS, POOLINGS, PORT_POLICIES, AnyEntry
 from natcore.testing import craft
 from natcore.testing.oracle.model import Nat
@@ -56,6 +56,7 @@ class Configuration:
         default_factory=dict
     )  # addresses that the host has too, and ports of it
     redact_destination: bool = False  # in the session log
+    log_rows: LogRows = "all"  # of the session log
 
     def gateway(self, **more: Any) -> Gateway:
         """A gateway in memory. more: other keywords of `natcore.Gateway`, such as seed and epoch."""
