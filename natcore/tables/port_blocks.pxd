@@ -47,4 +47,5 @@ cdef uint32_t block_first(const Blocks* blocks, const HashKey* key, uint32_t own
 cdef uint32_t block_next(const Blocks* blocks, BlockIterator* walk) noexcept nogil
 cdef void block_assign(Blocks* blocks, const HashKey* key, uint32_t reference, uint32_t owner,
                        uint64_t now_ns) noexcept nogil
+cdef void block_return_unused(Blocks* blocks, const HashKey* key, uint32_t reference) noexcept nogil
 cdef bint block_count_down(Blocks* blocks, const HashKey* key, uint32_t reference) noexcept nogil

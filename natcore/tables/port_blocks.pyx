@@ -104,6 +104,12 @@ cdef void release(Blocks* blocks, const HashKey* key, uint32_t reference) noexce
     blocks.released += 1
 
 
+cdef void block_return_unused(Blocks* blocks, const HashKey* key, uint32_t reference) noexcept nogil:
+    """Returns a block that is assigned and has no port, in use or held down."""
+    if block_at(blocks, reference).taken and block_at(blocks, reference).ports == 0:
+        release(blocks, key, reference)
+
+
 cdef bint block_count_down(Blocks* blocks, const HashKey* key, uint32_t reference) noexcept nogil:
     """Counts one port less in use or held down; True: that was the last one, and the block is returned."""
     cdef Block* block = block_at(blocks, reference)

@@ -6,7 +6,7 @@ from natcore.tables.mappings cimport (
     MAPPING_DRAINING, MAPPING_PORTLESS, MAPPING_STATIC, Mapping, MappingKey, mapping_close, mapping_find,
     mapping_open_given, mapping_open_static, mapping_remove,
 )
-from natcore.tables.port_blocks cimport Block, block_assign, block_at, block_reference
+from natcore.tables.port_blocks cimport Block, block_assign, block_at, block_reference, block_return_unused
 from natcore.tables.port_overload cimport EndpointPair, overload_find
 from natcore.tables.ports cimport (
     PORT_OF_HOST, PORT_SPACES, PORTS_OVERLOAD, PortMap, Ports, address_find, has_ports, in_ranges, port_release, port_reuse,
@@ -123,6 +123,13 @@ cdef bint make_place(Standby* standby, uint32_t address, uint32_t port, const Ma
     return True
 
 
+cdef void leave_place(Standby* standby, uint32_t address, uint32_t port) noexcept nogil:
+    """A place that was made is not taken: the port's block is its owner's only if that has a port of it."""
+    cdef Ports* ports = &standby.shared.ports
+    if ports.policy != PORTS_OVERLOAD and ports.blocks.per_address:
+        block_return_unused(&ports.blocks, &ports.key, block_reference(address, ports.block_of[port]))
+
+
 # ---- rows ------------------------------------------------------------------------------------------------------------
 
 cdef inline Place* place_of(Standby* standby, uint32_t worker, uint32_t slot) noexcept nogil:
@@ -207,13 +214,15 @@ cdef const char* open_mapping(Standby* standby, Worker* worker, const PeerSessio
     if ported and not make_place(standby, address, bswap16(row.outside_port), &wanted):
         return "its port is not to be had"
     mapping[0] = mapping_open_given(&worker.mappings, key, row.entry, address, row.outside_port, now_ms)
-    if mapping[0] == NONE:
-        return "the index has no place for its mapping"
     wrong = NULL
-    if ported:
+    if mapping[0] == NONE:
+        wrong = "the index has no place for its mapping"
+    elif ported:
         wrong = use_port(worker, mapping[0])
-    if wrong != NULL:
-        mapping_remove(&worker.mappings, mapping[0], now_ms)
+        if wrong != NULL:
+            mapping_remove(&worker.mappings, mapping[0], now_ms)
+    if wrong != NULL and ported:
+        leave_place(standby, address, bswap16(row.outside_port))
     return wrong
 
 
