@@ -290,12 +290,16 @@ cdef class PlaneLoop:
             self.announce()
 
     def set_address(self, uint32_t number, uint32_t address) -> None:
-        """Sets the gateway's address on that link (host order; 0: none): source of its ICMP errors, and answered by ARP."""
+        """Sets the gateway's address on that link (host order; 0: none): source of its ICMP errors, answered and announced by
+        ARP."""
         cdef Interface* changed = self._interface(number)
+        cdef bint other = changed.address != bswap32(address)
         with nogil:
             self._lock()
             changed.address = bswap32(address)
             self._unlock()
+        if other:
+            self.announce()
 
     def set_mtu(self, uint32_t number, uint32_t mtu) -> None:
         """Sets the MTU of that link, bytes of an IPv4 packet."""
@@ -308,7 +312,7 @@ cdef class PlaneLoop:
             self._unlock()
 
     def announce(self) -> None:
-        """Makes the first worker send gratuitous ARP for every outside address soon."""
+        """Makes the first worker send gratuitous ARP for the gateway's own addresses and every outside address soon."""
         with nogil:
             self._lock()
             if self.loop.announced != OTHER_WORKER:

@@ -5,7 +5,7 @@ from libc.string cimport memcpy, memset
 from natcore.io.device cimport FRAME_CAPACITY, Arrival, Device
 from natcore.io.fast_path cimport fold_some, offer
 from natcore.io.loop_state cimport (
-    ANYWHERE, BATCH, INTERFACES_MOST, RESOLVE_REQUESTS, VIEWS_MOST, Interface, Loop,
+    ANYWHERE, BATCH, INTERFACES_MOST, OTHER_WORKER, RESOLVE_REQUESTS, VIEWS_MOST, Interface, Loop,
 )
 from natcore.io.frame_view cimport view_arrive, view_leave, view_generated
 from natcore.io.neighbors cimport (
@@ -256,21 +256,38 @@ cdef void send_generated(Loop* loop, Interface* from_interface, uint64_t now_ns)
             show_generated(loop, NULL if routed else from_interface, length, side & 1, cause, now_ns)
 
 
-cdef void announce(Loop* loop) noexcept nogil:
-    """Announces the next few outside addresses by gratuitous ARP."""
-    cdef Interface* interface = outside_interface(loop)
-    cdef uint32_t _i
+cdef void announce_own(Loop* loop) noexcept nogil:
+    """Announces by gratuitous ARP, on each link, the gateway's own address there, unless it is the host's too."""
+    cdef Interface* interface
+    cdef uint32_t i
     cdef uint8_t frame[ARP_FRAME_BYTES]
-    if interface.device == NULL:
-        return
-    for _i in range(ANNOUNCE_AT_ONCE):
-        if loop.announced >= loop.worker.mappings.ports.count:
-            return
-        if loop.worker.mappings.ports.addresses[loop.announced].references:
-            arp_announce(frame, loop.worker.mappings.ports.addresses[loop.announced].ip, interface.mac)
+    for i in range(loop.count):
+        interface = &loop.interfaces[i]
+        if interface.device != NULL and interface.address and not set_contains(&loop.local, bswap32(interface.address)):
+            arp_announce(frame, interface.address, interface.mac)
             interface.device.send(interface.device, frame, ARP_FRAME_BYTES, NULL)
             interface.queued = True
-        store_relaxed(&loop.announced, loop.announced + 1)
+
+
+cdef void announce(Loop* loop) noexcept nogil:
+    """Announces the gateway's own addresses, then the next few outside addresses."""
+    cdef Interface* interface = outside_interface(loop)
+    cdef uint32_t _i, number
+    cdef uint8_t frame[ARP_FRAME_BYTES]
+    if interface.device == NULL or loop.announced == OTHER_WORKER:
+        return
+    if loop.announced == 0:
+        announce_own(loop)
+        store_relaxed(&loop.announced, 1)
+    for _i in range(ANNOUNCE_AT_ONCE):
+        number = loop.announced - 1
+        if number >= loop.worker.mappings.ports.count:
+            return
+        if loop.worker.mappings.ports.addresses[number].references:
+            arp_announce(frame, loop.worker.mappings.ports.addresses[number].ip, interface.mac)
+            interface.device.send(interface.device, frame, ARP_FRAME_BYTES, NULL)
+            interface.queued = True
+        store_relaxed(&loop.announced, number + 2)
 
 
 # ---- in --------------------------------------------------------------------------------------------------------------
@@ -536,7 +553,7 @@ cdef void wait_for_work(Loop* loop) noexcept nogil:
         fds[loop.count + 1 + i].events = POLLIN
     fds[loop.count].fd = loop.wake_fd
     fds[loop.count].events = POLLIN
-    announces = load_relaxed(&loop.announced) < load_relaxed(&loop.worker.mappings.ports.count)
+    announces = load_relaxed(&loop.announced) <= load_relaxed(&loop.worker.mappings.ports.count)
     if poll(fds, 2 * loop.count + 1, BUSY_MS if loop.pending.frames or announces else IDLE_MS) <= 0:
         return
     for i in range(loop.count):
