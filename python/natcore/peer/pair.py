@@ -9,8 +9,9 @@ Who translates, in either of two ways:
 - With a witness (`Voting`): who has the votes of a majority. A standby that hears nothing of the active gateway for as long as
   a vote is lent asks for the votes; planes ask before each batch whether the time is over (`Fence`).
 - Without: whoever was told to (`activate`). The standby asks the active gateway to yield; that one stops, tells what is left,
-  and says so. If it cannot be reached, a command of the user's (`fence`) must have switched it off, or the user says that it is
-  (`alone`). A gateway begins as a standby, always.
+  and says so. One that is a standby too says that it stays one: it translates only if it asks in its turn. If it cannot be
+  reached, a command of the user's (`fence`) must have switched it off, or the user says that it is (`alone`). A gateway begins
+  as a standby, always.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import random
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,13 +32,14 @@ from natcore.errors import Error, PeerError
 from natcore.internal import threads
 from natcore.internal.closing import Closing
 from natcore.internal.parts import parts_of
+from natcore.internal.redaction import show
 from natcore.peer.channel import Address, Channel, Credentials
 from natcore.peer.feed import Feed
 from natcore.peer.lease import Voter
 from natcore.peer.messages import ACK, Kind, Message
 from natcore.peer.server import Server
 from natcore.peer.standby import Standby
-from natcore.peer.voting import Voting
+from natcore.peer.voting import WITNESS, Voting
 
 if TYPE_CHECKING:
     from natcore.gateway import Gateway
@@ -46,8 +49,10 @@ REFRESH_EVERY = 2.0  # seconds between two looks for sessions that packets have 
 RETRY = 0.2  # seconds between two attempts to connect
 SILENCE = 2.0  # seconds without a word of the active gateway: the connection is given up
 YIELD_SECONDS = 15.0  # that the active gateway has to stop and to tell what is left
+PROMISE_SECONDS = 1.0  # that another standby has to say that it stays one
 FENCE_SECONDS = 60.0  # that the command has to switch the other machine off
 IMAGE_FIRST = 3.0  # seconds by which a gateway without an image lets the other one go first
+PREFERRED_FIRST = 1.0  # the same for the one that is to go first where neither has one
 
 _log = logging.getLogger(__name__)
 
@@ -57,8 +62,9 @@ class PeerSettings:
     """One gateway of a pair.
 
     name: of this gateway, and peer_name of the other one; different. listen: where it answers the other one; peer: where the
-    other one does. witness: a third place that votes, or None. lease: seconds that a vote is lent. fence: a command that ends
-    well only if the other machine is off, or None.
+    other one does. witness: a third place that votes, or None. lease: seconds that a vote is lent. prefer: with a witness, this
+    one goes first where neither has sessions to go on with. fence: a command that ends well only if the other machine is off,
+    or None.
     """
 
     name: str
@@ -68,6 +74,7 @@ class PeerSettings:
     credentials: Credentials
     witness: Address | None = None
     lease: float = 0.3
+    prefer: bool = False
     fence: tuple[str, ...] | None = None
 
 
@@ -93,11 +100,16 @@ class Pair(Closing):
         self._stream: Channel | None = None  # the newest standby's
         self._yield_asked = threading.Event()
         self._yielded = threading.Event()
+        self._step_down_asked = threading.Event()
+        self._promised = False  # to the other gateway, to stay a standby
         self._heard = time.monotonic()  # the active gateway
         self._started = time.monotonic()
         self._counters = dict.fromkeys(
-            ("rows_sent", "bytes_sent", "rows_applied", "snapshots_sent", "snapshots_received", "stream_failures"), 0
-        )
+            ("rows_sent", "bytes_sent", "rows_applied", "snapshots_sent", "snapshots_received", "stream_failures",
+             "role_changes"), 0,
+        )  # fmt: skip
+        self._in_step = time.monotonic()  # the standby had everything that there was then
+        self._unanswered: deque[tuple[int, float]] = deque()  # rows of the stream, and when they were taken
         self._sent = self._acknowledged = 0  # rows of the stream that runs
         self._waiting: Callable[[], int] | None = None
         self.connected = False
@@ -108,7 +120,7 @@ class Pair(Closing):
         )
         self._voting: Voting | None = None
         if settings.witness is not None:
-            others = {settings.peer_name: settings.peer, "witness": settings.witness}
+            others = {settings.peer_name: settings.peer, WITNESS: settings.witness}
             self._voting = Voting(
                 settings.name, self._server, others, settings.credentials, settings.lease, self._majority
             )
@@ -123,6 +135,8 @@ class Pair(Closing):
         once `chosen`, then `forwards`."""
         with self._lock:
             self.role = "active"
+            self._counters["role_changes"] += 1
+            self._step_down_asked.clear()
             self.must_stop.clear()
             self._told.clear()
             self._yielded.clear()
@@ -160,6 +174,7 @@ class Pair(Closing):
             if self._voting is not None:
                 self._voting.end()
             self._heard = self._started = time.monotonic()
+            self._counters["role_changes"] += 1
             self.role = "standby"
 
     def activate(self, *, alone: bool = False) -> None:
@@ -167,11 +182,18 @@ class Pair(Closing):
         is not, and why."""
         if self.role == "active":
             return
+        if self.role != "standby":
+            raise PeerError("this gateway is just stopping; try again in a moment")
         self._yielded.clear()
+        self._promised = False
         self._yield_asked.set()
-        deadline = time.monotonic() + YIELD_SECONDS
-        while self.connected and time.monotonic() < deadline and not self._yielded.wait(0.01):
-            pass
+        began = time.monotonic()
+        while not (self._yielded.wait(0.01) or self.chosen.is_set()):
+            patience = (
+                YIELD_SECONDS if self.connected else 0.0 if self._voting is not None or alone else PROMISE_SECONDS
+            )
+            if time.monotonic() - began >= patience:
+                break
         self._yield_asked.clear()
         if self._voting is not None:
             self._voting.begin()
@@ -186,7 +208,22 @@ class Pair(Closing):
                 f"{self._settings.peer_name} at {self._settings.peer} does not answer, and may be translating: switch it off, "
                 "then say --alone; or configure a witness or a fence command"
             )
-        self.chosen.set()
+        with self._lock:
+            if self._promised:
+                raise PeerError(f"{self._settings.peer_name} takes over, which was asked there at the same time")
+            self.chosen.set()
+
+    def step_down(self) -> None:
+        """Let the standby take over; nothing is lost. Returns when everything was told to it; PeerError: this one goes on,
+        and why."""
+        if self.role != "active":
+            raise PeerError(f"this gateway is not the active one: it is {self.role}")
+        if not (self.connected and self._counters["snapshots_sent"]):
+            raise PeerError(f"{self._settings.peer_name} does not follow; this gateway goes on")
+        self._step_down_asked.set()
+        if not self._told.wait(YIELD_SECONDS):
+            self._step_down_asked.clear()
+            raise PeerError(f"{self._settings.peer_name} could not be told in {YIELD_SECONDS:g} s")
 
     def _fenced(self) -> bool:
         """Whether the command says that the other machine is off."""
@@ -200,8 +237,8 @@ class Pair(Closing):
             return False
 
     def counters(self) -> dict[str, int]:
-        """Return rows, bytes and snapshots of the stream, cumulative, and the gauge lag: rows that the standby does not have
-        yet."""
+        """Return rows, bytes and snapshots of the stream and changes of the role, cumulative, and the gauge lag_records: rows
+        that the standby does not have yet."""
         waiting = self._waiting
         with self._lock:
             found = dict(self._counters)
@@ -210,6 +247,23 @@ class Pair(Closing):
             with suppress(Error):  # the feed has just ended
                 found["lag_records"] += waiting()
         return found
+
+    @property
+    def lag_seconds(self) -> float | None:
+        """How long ago the standby had everything, told by either; None: no stream runs."""
+        if not self.connected:
+            return None
+        return max(0.0, time.monotonic() - (self._heard if self.role == "standby" else self._in_step))
+
+    @property
+    def lease_seconds(self) -> float | None:
+        """How long this gateway may translate unless more votes come; 0: it may not. None: there is no witness."""
+        return None if self._voting is None else max(0.0, self._voting.until - time.monotonic())
+
+    @property
+    def holders(self) -> dict[str, str | None]:
+        """Who has each voter's vote, by its last answer; empty: there is no witness."""
+        return {} if self._voting is None else dict(self._voting.holders)
 
     @property
     def name(self) -> str:
@@ -248,9 +302,11 @@ class Pair(Closing):
 
     def _serve_stream(self, channel: Channel) -> None:
         """Tell a standby everything, until it ends or another one comes."""
+        self._check_name(channel)
         with self._lock:
             gateway, self._stream = self._gateway, channel
         if gateway is None or self.role != "active":
+            self._promise(channel)
             return
         feed = None
         while feed is None and self._is_served(channel):
@@ -264,12 +320,34 @@ class Pair(Closing):
             try:
                 with self._lock:
                     self._sent = self._acknowledged = 0
+                    self._unanswered.clear()
                 self._waiting, self.connected = lambda: feed.waiting, True
                 self._tell(feed, channel)
             finally:
                 with self._lock:
                     if self._stream is channel:
                         self._waiting, self.connected = None, False
+
+    def _check_name(self, channel: Channel) -> None:
+        """Raise PeerError if it is not the other gateway that is there."""
+        name = channel.hello.get("name")
+        if name != self._settings.peer_name:
+            raise PeerError(f"the other gateway must be {self._settings.peer_name!r}, got {show(name)}")
+
+    def _promise(self, channel: Channel) -> None:
+        """Say that this standby stays one, if that is asked and nothing else was decided; for two without a witness."""
+        if self._voting is not None:
+            return
+        with suppress(EOFError, OSError):  # it asks nothing
+            message = channel.receive(PROMISE_SECONDS)
+            if message is None or message.kind != Kind.YIELD:
+                return
+            with self._lock:
+                first = self._yield_asked.is_set() and self._settings.name < self._settings.peer_name
+                if self.role != "standby" or self.chosen.is_set() or first or self._closed.is_set():
+                    return
+                self._promised = True
+            channel.send(Message(Kind.YIELDED, 0, 0, b""))
 
     def _is_served(self, channel: Channel) -> bool:
         return self._stream is channel and self.role == "active" and not self._closed.is_set()
@@ -283,10 +361,15 @@ class Pair(Closing):
                 self._counters["snapshots_sent"] += 1
                 refresh_at = began + REFRESH_EVERY
             self._send(channel, feed.changes())
+            with self._lock:
+                self._unanswered.append((feed.rows, began))
             if began >= refresh_at:
                 self._send(channel, feed.refreshes())
                 refresh_at = began + REFRESH_EVERY
             while self._is_served(channel):
+                if self._step_down_asked.is_set():
+                    self._yield(feed, channel)
+                    return
                 message = channel.receive(max(0.0, began + INTERVAL - time.monotonic()))
                 if message is None:
                     break
@@ -298,9 +381,10 @@ class Pair(Closing):
     def _send(self, channel: Channel, messages: Any) -> None:
         before = channel.sent_bytes
         for message in messages:
-            channel.send(message)
             with self._lock:
                 self._sent = message.number + message.rows
+            channel.send(message)
+            with self._lock:
                 self._counters["rows_sent"] += message.rows
                 self._counters["bytes_sent"] += channel.sent_bytes - before
                 before = channel.sent_bytes
@@ -310,6 +394,8 @@ class Pair(Closing):
             raise PeerError(f"the standby sent a message of kind {message.kind}, which is none here")
         with self._lock:
             self._acknowledged = ACK.unpack(message.body)[0]
+            while self._unanswered and self._unanswered[0][0] <= self._acknowledged:
+                self._in_step = self._unanswered.popleft()[1]
 
     def _yield(self, feed: Feed, channel: Channel) -> None:
         """Stop, and tell what is left."""
@@ -344,8 +430,12 @@ class Pair(Closing):
             if self.role == "standby" and not self.chosen.is_set():
                 try:
                     with Channel.connect(self._settings.peer, context, hello, 1.0) as channel:
+                        self._check_name(channel)
                         if channel.hello.get("role") == "active":
+                            failed = ""
                             self._receive(channel)
+                        elif self._yield_asked.is_set() and self._voting is None:
+                            self._ask_promise(channel)
                 except (Error, OSError, EOFError) as error:
                     if str(error) != failed:
                         failed = str(error)
@@ -354,6 +444,13 @@ class Pair(Closing):
                     if self.role == "standby":
                         self.connected = False
             self._closed.wait(RETRY)
+
+    def _ask_promise(self, channel: Channel) -> None:
+        """Ask the other standby to stay one."""
+        channel.send(Message(Kind.YIELD, 0, 0, b""))
+        message = channel.receive(PROMISE_SECONDS)
+        if message is not None and message.kind == Kind.YIELDED:
+            self._yielded.set()
 
     def _receive(self, channel: Channel) -> None:
         self._standby.begin()
@@ -404,13 +501,16 @@ class Pair(Closing):
         while not self._closed.wait(lease / 20):
             now = time.monotonic()
             if self.role == "standby" and not self.chosen.is_set():
-                wait = 0.0 if self._standby.is_complete else IMAGE_FIRST
-                if now - self._heard > patience and now - self._started > wait:
+                first = PREFERRED_FIRST if self._settings.prefer else IMAGE_FIRST
+                wait = 0.0 if self._standby.is_complete else first
+                if self._yielded.is_set() or (now - self._heard > patience and now - self._started > wait):
                     voting.begin()
-                elif not self._yielded.is_set():
+                else:
                     voting.end()
                 if voting.until > now:
                     self.chosen.set()
+            elif self.role == "standby" and now > voting.until:
+                self.chosen.clear()  # its owner was not there in time
             elif self.role == "active" and now > voting.until + lease and self._is_replaced():
                 with self._lock:
                     if self.role == "active":

@@ -74,7 +74,7 @@ class Server(Closing):
     def _answer(self, raw: socket.socket) -> None:
         try:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with Channel.accept(raw, self._context, lambda _: self._about()) as channel:
+            with Channel.accept(raw, self._context, lambda _: self._greeting()) as channel:
                 if channel.hello.get("want") == "votes":
                     self._vote(channel)
                 elif channel.hello.get("want") == "stream" and self._stream is not None:
@@ -84,6 +84,10 @@ class Server(Closing):
         finally:
             raw.close()
             self._places.release()
+
+    def _greeting(self) -> dict[str, Any]:
+        voter = self._voter
+        return self._about() | ({} if voter is None else {"voter": voter.name, "lease": voter.duration})
 
     def _vote(self, channel: Channel) -> None:
         heard = time.monotonic()
@@ -107,6 +111,12 @@ class Server(Closing):
                 self._voter.give_back(who, turn, now)
                 return Ballot(self._voter.name, False, turn), self._voter.holder(now)
             return self._voter.ask(who, turn, now), self._voter.holder(now)
+
+    @property
+    def holder(self) -> str | None:
+        """Who has the vote of this place now; None: none, or none that it knows."""
+        with self._voter_lock:
+            return None if self._voter is None else self._voter.holder(time.monotonic())
 
     def close(self) -> None:
         """Listen no more; connections end. Idempotent."""

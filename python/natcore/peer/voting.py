@@ -14,11 +14,13 @@ from typing import Any
 from natcore.errors import Error, PeerError
 from natcore.internal import threads
 from natcore.internal.closing import Closing
+from natcore.internal.redaction import show
 from natcore.peer.channel import Address, Channel, Credentials
 from natcore.peer.lease import Ballot, Candidate
 from natcore.peer.messages import Kind, Message
 from natcore.peer.server import Server
 
+WITNESS = "witness"  # the name of the third voter
 ROUNDS = 6  # of asking, in one duration of a vote
 
 _log = logging.getLogger(__name__)
@@ -102,12 +104,27 @@ class Voting(Closing):
             self._candidate.hears(ballot)
             self._changed(self._candidate.until())
 
+    def _check_voter(self, channel: Channel, voter: str) -> None:
+        """Raise PeerError if another one answers (its vote would count twice), or one that lends it for another time."""
+        name, duration = channel.hello.get("voter"), channel.hello.get("lease")
+        if name != voter:
+            raise PeerError(f"the voter there must be {voter!r}, got {show(name)}")
+        if duration != self._duration:
+            raise PeerError(f"lease must be {self._duration:g} s there too, got {show(duration)}")
+
     def _ask(self, voter: str, at: Address) -> None:
+        failed = ""
         while not self._closed.is_set():
             try:
                 hello = {"name": self._candidate.name, "want": "votes"}
                 with Channel.connect(at, self._context, hello, self._duration) as channel:
+                    self._check_voter(channel, voter)
+                    failed = ""
                     self._ask_over(channel, voter)
+            except PeerError as error:
+                if str(error) != failed:
+                    failed = str(error)
+                    _log.warning("the vote of %s at %s does not count: %s", voter, at, error)
             except (Error, OSError, EOFError) as error:
                 _log.debug("the vote of %s cannot be asked for: %s", voter, error)
             self._closed.wait(self._duration / ROUNDS)

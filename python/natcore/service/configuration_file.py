@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from natcore import sinks
 from natcore.choices import Gap, LogRows
@@ -37,6 +37,9 @@ from natcore.service.problems import MOST_ERRORS, Problems
 from natcore.service.problems import SettingsError as SettingsError
 from natcore.service.tables import UNSET, DeliveryTable, FileTables, SnatTable, convert, convert_file, given
 from natcore.sessionlog.collector import ON_FAILURE, check_name, check_sink
+
+if TYPE_CHECKING:
+    from natcore.peer.pair import PeerSettings
 
 # Arguments that are never written into the file: from <argument>_file or the environment variable NATCORE_<ARGUMENT>.
 SECRETS = frozenset({"access_key_id", "access_key_secret", "security_token", "password"})
@@ -87,6 +90,7 @@ class Settings:
     control: dict[str, Any]
     metrics: dict[str, Any] | None
     state: dict[str, Any] | None
+    peer: PeerSettings | None
     warnings: tuple[str, ...]
 
     @property
@@ -169,6 +173,7 @@ def load(path: str | os.PathLike[str], *, to_run: bool = False) -> Settings:
         control=given(tables.control),
         metrics=None if tables.metrics is UNSET else _metrics(problems, raw, given(tables.metrics)),
         state=None if tables.state is UNSET else _state(problems, raw, given(tables.state)),
+        peer=None if tables.peer is UNSET else _peer(problems, raw, given(tables.peer)),
         warnings=tuple(str(warning.message) for warning in caught),
     )
     if not problems.errors:  # a conflict may follow from what is wrong
@@ -176,6 +181,7 @@ def load(path: str | os.PathLike[str], *, to_run: bool = False) -> Settings:
     if to_run:
         _check_plane(problems, settings)
         _check_sinks(problems, settings)
+        _check_peer(problems, settings)
         problems.made(_check_control, "control", raw.get("control", {}), settings.control)
     problems.raise_any()
     return settings
@@ -289,6 +295,22 @@ def _check_state(*, path: str, save_every: float = 60.0, gap: str = "count") -> 
     if save_every:
         check_number("save_every", save_every, 1, 86_400, unit="seconds")
     check_choice("gap", gap, typing.get_args(Gap))
+
+
+def _peer(problems: Problems, raw: dict[str, Any], arguments: dict[str, Any]) -> PeerSettings | None:
+    from natcore.service.peer_settings import FILES, settings_of
+
+    if "state" in raw:
+        problems.add("state", None, "not with [peer]: the standby has the sessions, and a file's would be outdated")
+    found = {name: str(_loaded(value)) if name in FILES and value else value for name, value in arguments.items()}
+    return problems.made(settings_of, "peer", raw["peer"], found)
+
+
+def _check_peer(problems: Problems, settings: Settings) -> None:
+    from natcore.service.peer_settings import check_files
+
+    if settings.peer is not None:
+        problems.made(check_files, "peer", settings.raw["peer"], {"credentials": settings.peer.credentials})
 
 
 def _check_plane(problems: Problems, settings: Settings) -> None:

@@ -56,7 +56,7 @@ def look(settings: Settings) -> list[Finding]:
         machine = _Machine(kernel, settings)
         return [
             *machine.interfaces(), *machine.pools(), *machine.routes(), *_rights(machine.driver), *_driver(machine),
-            *_folders(settings), *_forwarding(machine.names), *_firewall(),
+            *_folders(settings), *machine.peer(), *_forwarding(machine.names), *_firewall(),
         ]  # fmt: skip
 
 
@@ -153,6 +153,20 @@ class _Machine:
         else:
             shown = f"leads by {by}" if by else "is missing"
             yield Finding("warning", "plane.outside", f"the default route {shown}, and should lead by {self.outside}")
+
+    def peer(self) -> Iterator[Finding]:
+        """Yield whether the address is there at which the other gateway of a pair is answered, and the fence command."""
+        peer = self._settings.peer
+        if peer is None:
+            return
+        own = {str(address.ip) for found in self._addresses.values() for address in found}
+        host = peer.listen.host
+        if ":" not in host and host not in (*own, "0.0.0.0"):  # an IPv6 address, or any of this machine's
+            yield Finding("error", "peer.listen", f"{host} is no IPv4 address of this machine")
+        else:
+            yield Finding("good", "peer.listen", f"{peer.peer_name} is answered at {peer.listen}")
+        if peer.fence is not None and not os.access(peer.fence[0], os.X_OK):
+            yield Finding("error", "peer.fence", f"{peer.fence[0]}: user {os.geteuid()} cannot run it")
 
     def _some_host(self, network: IPv4Network) -> IPv4Address:
         """Return an address of a network that is not this host's own, if there is one."""

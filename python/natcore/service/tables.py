@@ -168,6 +168,50 @@ class StateTable(Struct, frozen=True, forbid_unknown_fields=True):
     gap: str = "count"
 
 
+class PeerTable(Struct, frozen=True, forbid_unknown_fields=True):
+    """[peer]: this gateway is one of two, of which one translates and the other one is its warm standby.
+
+    Parameters
+    ----------
+    name
+        Of this gateway, 1 to 64 letters, digits, ".", "_" and "-".
+    peer_name
+        Of the other one; different.
+    listen
+        Where it answers the other one: address and port, such as "192.0.2.1:7411" or "[2001:db8::1]:7411".
+    peer
+        Where the other one answers, likewise.
+    certificate_file
+        This gateway's certificate, PEM.
+    key_file
+        Its key, PEM, without a password.
+    authority_file
+        The certificate, PEM, of the authority that signed both gateways' certificates (and the witness's) and no others.
+    witness
+        Where `natcore witness` answers, at a third place; left out: a take-over is by command alone.
+    lease
+        Seconds that a vote is lent, 0.1 to 60; the same at both gateways and the witness. About 1.3 of them, and 0.1 s, pass
+        between the death of the active gateway and the first packet through the other one.
+    prefer
+        Whether this gateway goes first where neither has sessions to go on with; needs a witness.
+    fence
+        A command and its arguments that switches the other machine off, and ends with status 0 only if that is off; without a
+        witness, and within 60 s.
+    """
+
+    name: str
+    peer_name: str
+    listen: str
+    peer: str
+    certificate_file: str
+    key_file: str
+    authority_file: str
+    witness: str | UnsetType = UNSET
+    lease: float = 0.3
+    prefer: bool = False
+    fence: list[str] | UnsetType = UNSET
+
+
 class FileTables(Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -182,6 +226,7 @@ class FileTables(Struct, frozen=True, forbid_unknown_fields=True):
     control: ControlTable = ControlTable()
     metrics: MetricsTable | UnsetType = UNSET
     state: StateTable | UnsetType = UNSET
+    peer: PeerTable | UnsetType = UNSET
 
 
 # The tables by their paths, without positions.
@@ -203,6 +248,7 @@ TABLES: dict[str, type[Struct]] = {
     "control": ControlTable,
     "metrics": MetricsTable,
     "state": StateTable,
+    "peer": PeerTable,
     "log.delivery": DeliveryTable,
 }
 

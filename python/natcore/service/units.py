@@ -176,7 +176,7 @@ def secret_files(settings: Settings) -> list[Path]:
     """Return the files that the configuration's `…_file` keys name, each once."""
     found = dict.fromkeys(
         Path(value).absolute()
-        for table in settings.raw.get("log", ())
+        for table in (*settings.raw.get("log", ()), settings.raw.get("peer", {}))
         for key, value in table.items()
         if key.endswith("_file") and isinstance(value, str)
     )
