@@ -49,6 +49,9 @@ CASES = {
     "NatcoreLogDelayed": ('natcore_log_oldest_waiting_seconds{log="audit"}', "601x20", "600x20"),
     "NatcoreClockOffset": ("natcore_clock_offset_seconds", "-1.1x20", "0.9x20"),
     "NatcoreReloadFailed": ("natcore_config_last_reload_successful", "0x20", "1x20"),
+    "NatcorePeerLost": ("natcore_peer_connected", "0x20", "1x20"),
+    "NatcorePeerLate": ("natcore_peer_lag_seconds", "6x20", "4x20"),
+    "NatcoreRoleChanged": ("natcore_peer_role_changes_total", "0+1x20", "7x20"),
 }  # fmt: skip
 
 
@@ -252,7 +255,7 @@ def test_a_real_prometheus_fires_on_ring_drops_and_answers_every_panel_of_the_da
     with at(network, "in"):
         client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with client, ExitStack() as stack:
-        reloads = SimpleNamespace(last_reload_ok=True, last_reload_at=time.time())
+        reloads = SimpleNamespace(last_reload_ok=True, last_reload_at=time.time(), pair=pair())
         serve = [stack.enter_context(metrics.Endpoint(each, "127.0.0.1:0", service=reloads)) for each in (made, crowd)]
         targets = {name: each.address for name, each in zip(("gw", "crowd"), serve, strict=True)}
         address = stack.enter_context(prometheus(tmp_path, targets))
@@ -278,6 +281,15 @@ def test_a_real_prometheus_fires_on_ring_drops_and_answers_every_panel_of_the_da
             return ("gw", "NatcoreRingDrops") in firing(address)
 
         until(fires, 120)
+
+
+def pair() -> SimpleNamespace:
+    """An active gateway that is followed, as metrics see it."""
+    names = ("rows_sent", "rows_applied", "bytes_sent", "snapshots_sent", "snapshots_received", "stream_failures",
+             "role_changes", "lag_records")  # fmt: skip
+    return SimpleNamespace(
+        role="active", connected=True, lag_seconds=0.02, lease_seconds=0.25, counters=lambda: dict.fromkeys(names, 1)
+    )
 
 
 def panels() -> set[str]:

@@ -183,6 +183,28 @@ def test_a_service_tells_its_reloads() -> None:
     assert value(registry, "natcore_build_info", version=natcore.__version__) == 1
 
 
+def test_one_of_a_pair_tells_its_role_and_how_far_the_standby_is() -> None:
+    counters = {"rows_sent": 5, "rows_applied": 6, "bytes_sent": 7, "snapshots_sent": 1, "snapshots_received": 2,
+                "stream_failures": 3, "role_changes": 4, "lag_records": 8}  # fmt: skip
+    pair = SimpleNamespace(
+        role="active", connected=True, lag_seconds=0.5, lease_seconds=0.25, counters=lambda: counters
+    )
+    service = SimpleNamespace(last_reload_ok=True, last_reload_at=0.0, pair=pair)
+    registry = metrics.Collector(gateway(), service=service).registry()
+    assert [value(registry, "natcore_peer_role", role=role) for role in ("active", "standby", "stopping")] == [1, 0, 0]
+    assert value(registry, "natcore_peer_lag_records") == 8
+    assert value(registry, "natcore_peer_lag_seconds") == 0.5
+    assert value(registry, "natcore_peer_lease_seconds") == 0.25
+    assert value(registry, "natcore_peer_rows_total", direction="applied") == 6
+    assert value(registry, "natcore_peer_snapshots_total", direction="received") == 2
+    assert value(registry, "natcore_peer_role_changes_total") == 4
+    guide = (ROOT / "docs/guide/metrics.md").read_text()
+    samples = [sample.name for family in families(registry) for sample in family.samples]
+    assert [name for name in samples if name.startswith("natcore_peer") and f"`{name}`" not in guide] == []
+    pair.connected, pair.lag_seconds, pair.lease_seconds = False, None, None
+    assert not [family.name for family in families(registry) if family.name.endswith(("lag_seconds", "lease_seconds"))]
+
+
 def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ConfigurationError, match="gateway must be a Gateway, got 5"):
         metrics.Collector(5)  # type: ignore[arg-type]

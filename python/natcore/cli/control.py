@@ -250,12 +250,41 @@ def _ready_status(instance: str | None, timeout: float) -> Row:
         time.sleep(POLL_SECONDS)
 
 
+def _peer_lines(peer: Row) -> list[str]:
+    """Return how one gateway of a pair is."""
+    lag, counters = peer["lag_seconds"], peer["counters"]
+    if peer["role"] == "standby":
+        if not peer["connected"]:
+            stream = "does not reach it"
+        elif not peer["has_image"]:
+            stream = "gets its sessions"
+        else:
+            stream = f"heard it {lag:.2f} s ago"
+        has = (
+            f"; has its sessions, {counters['rows_applied']:,} rows"
+            if peer["has_image"]
+            else "; could take over nothing"
+        )
+        lines = [f"{peer['name']} is the standby of {peer['peer_name']}: {stream}{has}"]
+    else:
+        stream = "is not followed" if not peer["connected"] else (
+            f"its standby {peer['peer_name']} is {counters['lag_records']:,} rows and {lag:.2f} s behind"
+        )  # fmt: skip
+        lines = [f"{peer['name']} is {peer['role']}: {stream}"]
+    if peer["lease_seconds"] is not None:
+        votes = ", ".join(f"{voter}'s to {holder or 'no one'}" for voter, holder in sorted(peer["votes"].items()))
+        lines.append(f"it may translate for {peer['lease_seconds']:.2f} s; votes: {votes or 'none heard'}")
+    return lines
+
+
 def _print_status(found: Row) -> None:
     lines = [f"{found['instance'] or 'natcore'}: {found['state']}, natcore {found['natcore']}, process {found['pid']}"]
     if found.get("started"):
         lines.append(
             f"forwarding since {datetime.fromtimestamp(found['started'], UTC):%Y-%m-%dT%H:%M:%SZ}, by {found['file']}"
         )
+    if "peer" in found:
+        lines += _peer_lines(found["peer"])
     for plane in found["planes"]:
         lines.append(
             f"between {', '.join(plane['inside'])} (inside) and {plane['outside']} (outside): {plane['state']}"

@@ -20,6 +20,7 @@ from natcore.cli import conformance as conformance_cli
 from natcore.cli import console as console_cli
 from natcore.cli import control as control_cli
 from natcore.cli import log as log_cli
+from natcore.cli import pair as pair_cli
 from natcore.cli import reload as reload_cli
 from natcore.cli import service as service_cli
 from natcore.cli import sls as sls_cli
@@ -42,6 +43,7 @@ asking_cli.add_to(app)
 log_cli.add_to(app)
 sls_cli.add_to(app)
 reload_cli.add_to(app)
+pair_cli.add_to(app)
 configuration_cli.add_to(app)
 service_cli.add_to(app)
 console_cli.add_to(app)

@@ -336,6 +336,12 @@ class ControlServer(Closing):
         gateway = self._gateway()
         if gateway is None:
             raise ControlError("the gateway is gone")
+        if not asked.standby and getattr(self.service, "is_standby", False):
+            raise ControlError(
+                f"{request.verb}: this gateway is the standby of {self.service.pair.peer_name}, which translates: ask there,"
+                " or let this one take over (natcore activate)",
+                ExitCode.TRY_AGAIN,
+            )
         context = Context(gateway, self.service, connection.peer, self._history, self.counters())
         if not asked.slow:
             return asked.start(context, request.arguments)

@@ -118,6 +118,8 @@ class Verb:
         It may wait: it runs in a thread of its own.
     changes
         It changes the gateway in several steps: one such verb at a time, and none during a reload. It is slow, and writes.
+    standby
+        It is answered by the standby of a pair too, which has no packets and no sessions of its own.
     arguments
         A msgspec struct of its keyword arguments.
     """
@@ -127,6 +129,7 @@ class Verb:
     writes: bool
     slow: bool
     changes: bool
+    standby: bool
     arguments: type[msgspec.Struct]
 
     def start(self, context: Context, given: Mapping[str, Any]) -> Answer:
@@ -173,7 +176,7 @@ _verbs: dict[str, Verb] = {}
 
 
 def verb(
-    name: str, *, writes: bool = False, slow: bool = False, changes: bool = False
+    name: str, *, writes: bool = False, slow: bool = False, changes: bool = False, standby: bool = False
 ) -> Callable[[Function], Function]:
     """Make a function a verb.
 
@@ -187,6 +190,8 @@ def verb(
         It may wait: it runs in a thread of its own.
     changes
         It changes the gateway in several steps: one such verb at a time, and none during a reload. It is slow, and writes.
+    standby
+        It is answered by the standby of a pair too, which has no packets and no sessions of its own.
     """
 
     def register(function: Function) -> Function:
@@ -199,7 +204,7 @@ def verb(
         arguments = msgspec.defstruct(name, columns, frozen=True, forbid_unknown_fields=True, kw_only=True)
         if name in _verbs and _verbs[name].function.__module__ != function.__module__:
             raise ValueError(f"verb {name!r} is there already, of {_verbs[name].function.__module__}")
-        _verbs[name] = Verb(name, function, writes or changes, slow or changes, changes, arguments)
+        _verbs[name] = Verb(name, function, writes or changes, slow or changes, changes, standby, arguments)
         return function
 
     return register

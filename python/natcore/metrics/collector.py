@@ -33,6 +33,7 @@ with extra("metrics"):
 
 if TYPE_CHECKING:
     from natcore.gateway import Gateway
+    from natcore.peer.pair import Pair
     from natcore.sessionlog.session_log import SessionLog
 
 KINDS = ("tcp", "udp", "icmp", "other")  # protocols of created and ended sessions, as the core counts them
@@ -46,6 +47,7 @@ INTERFACE_EVENTS = {
 }
 LOSSES = ("queue_full", "spool_full", "damaged", "rejected", "shutdown")
 GAPS = {"died": "gaps_died", "journal-full": "gaps_journal_full", "log-full": "gaps_log_full"}
+PEER_ROLES = ("standby", "active", "stopping")
 DESTINATIONS_SECONDS = 15.0  # between two looks at all destinations
 ALL_ADDRESSES = "all"  # label of the sums, where there are more addresses than have series of their own
 
@@ -87,7 +89,7 @@ class Collector(BaseCollector):
     gateway
         The gateway; it may have planes and session logs, or none, and these may come and go.
     service
-        Tells the reloads of a configuration file; None: there are none.
+        Tells the reloads of a configuration file, and, where its gateway is one of a pair, how that is; None: neither.
     addresses
         Outside addresses that have series of their own, 0 to 1,024; with more in the pools their sums alone are given,
         with `outside_ip="all"`.
@@ -137,6 +139,7 @@ class Collector(BaseCollector):
         yield from self._ports()
         yield from self._interfaces(totals)
         yield from self._logs()
+        yield from self._peer()
 
     def _rising(self, value: int, *key: str) -> int:
         """Return the highest value that a counter had."""
@@ -348,6 +351,37 @@ class Collector(BaseCollector):
         for reason, count in begun.items():
             gaps.add_metric([reason], self._rising(count, "gaps", reason))
         yield from (rows, waiting, oldest, spool, up, gaps)
+
+    def _peer(self) -> Iterator[Metric]:
+        """Of one gateway of a pair, which `natcore run` alone is."""
+        pair: Pair | None = getattr(self._service, "pair", None)
+        if pair is None:
+            return
+        counters, lag, lease = pair.counters(), pair.lag_seconds, pair.lease_seconds
+        role = GaugeMetricFamily("natcore_peer_role", "1: the gateway's role in its pair.", labels=["role"])
+        for name in PEER_ROLES:
+            role.add_metric([name], int(pair.role == name))
+        yield role
+        yield _gauge("natcore_peer_connected", "1: the stream between the two gateways runs.", int(pair.connected))
+        yield _gauge("natcore_peer_lag_records", "Rows that the standby does not have yet.", counters["lag_records"])
+        if lag is not None:
+            yield _gauge("natcore_peer_lag_seconds", "How long ago the standby had everything.", lag)
+        if lease is not None:
+            yield _gauge("natcore_peer_lease_seconds", "How long the gateway may translate by the votes it has.", lease)
+        for what, unit, ways in (
+            ("rows", "Rows of the stream", {"sent": "rows_sent", "applied": "rows_applied"}),
+            ("snapshots", "Whole images", {"sent": "snapshots_sent", "received": "snapshots_received"}),
+        ):
+            family = CounterMetricFamily(f"natcore_peer_{what}", f"{unit}, by direction.", labels=["direction"])
+            for way, counter in ways.items():
+                family.add_metric([way], counters[counter])
+            yield family
+        for name, text in (
+            ("bytes_sent", "Bytes of the stream."),
+            ("stream_failures", "Streams that ended by a message that was wrong."),
+            ("role_changes", "Changes of the role."),
+        ):
+            yield CounterMetricFamily(f"natcore_peer_{name}", text, value=counters[name])
 
 
 _NEVER = {  # verdicts that no frame of the side has

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from natcore.errors import Error
+from natcore.errors import Error, PeerError
 from natcore.events import Digest
 from natcore.gateway import Gateway
 from natcore.internal import threads
@@ -37,9 +37,12 @@ from natcore.service.succession import (
 if TYPE_CHECKING:
     from natcore.control.server import ControlServer
     from natcore.metrics.endpoint import Endpoint
+    from natcore.peer.pair import Pair
     from natcore.plane.plane import Plane
+    from natcore.service.standing_by import StandingBy
     from natcore.sessionlog.session_log import SessionLog
 
+TAKE_OVER_SECONDS = 30.0  # from being chosen until packets go
 POLL = 0.2  # seconds between looks at signals, events and states; a signal is acted on within it
 
 STOP = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
@@ -49,6 +52,10 @@ _LEFT_ALONE = {
     signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT,
     signal.SIGTRAP, signal.SIGSYS, signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH,
 }  # fmt: skip
+
+NOT_HANDED_OVER = (
+    "one of a pair is not handed over to a new process: restart the standby (systemctl restart), and let it take over"
+)
 
 Report = Callable[[str, dict[str, Any]], None]
 
@@ -60,13 +67,13 @@ class Service:
     started: Unix seconds when forwarding began; None: not yet. last_reload_ok: of the last reload, True while there was none.
     last_reload_at: Unix seconds when the configuration in force was read. reloads, failed_reloads: how many there were.
     reloading: one is under way. control: the control socket, if there is one. successor: the number of the process that has
-    taken over.
+    taken over. pair: with the other gateway, where the file has a [peer].
     """
 
     def __init__(self, settings: Settings, report: Report, predecessor: Predecessor | None = None) -> None:
         """report: called with what happened ("restored", "started", "counters", "state", "delivery", "event", "reload",
-        "restart", "signal", "warning", "stopped") and its fields; it must not block or raise. predecessor: the process that
-        hands its gateway over to this one."""
+        "restart", "role", "peer", "signal", "warning", "stopped") and its fields; it must not block or raise. predecessor: the
+        process that hands its gateway over to this one."""
         self.settings = settings
         self.logs: dict[str, SessionLog] = {}
         self.control: ControlServer | None = None
@@ -78,6 +85,8 @@ class Service:
         self.stand_in = StandIn()
         self.reloading = False
         self.successor: int | None = None
+        self.pair: Pair | None = None
+        self._standing: StandingBy | None = None
         self.asked: list[int] = []  # signals that are not answered yet
         self._file = settings.source
         self._reload_asked = threading.Event()
@@ -117,7 +126,12 @@ class Service:
             raise SettingsError(
                 self.settings.source, "plane", None, "missing; `run` needs its inside and outside interfaces"
             )
+        if self.settings.peer is not None and self._predecessor is not None:
+            raise SettingsError(self.settings.source, "peer", None, NOT_HANDED_OVER)
         with self._signals():
+            if self.settings.peer is not None:
+                self._run_in_pair()
+                return
             estate = None
             if self._predecessor is not None:
                 rehearse()
@@ -157,6 +171,7 @@ class Service:
             self._plane = plane = stack.enter_context(self._forward(gateway, settings.plane, estate))
             stack.callback(self._finish_reload)
             self._tell_predecessor(estate)
+            self._tell_pair(gateway, plane)
             if kept is not None:
                 kept.start(gateway, soon=estate is not None)
             self.started = time.time()
@@ -171,7 +186,8 @@ class Service:
                 self._report("warning", {"message": why_not})
             stack.callback(self._call_off_restart)
             self.notifier.ready()
-            while not STOP & set(asked) and plane.state != "stopped" and not self.stand_in.is_gone():
+            while self._goes_on(plane):
+                self._report_pair()
                 plane.wait(timeout=POLL)  # raises the error that ended a worker
                 while asked and asked[0] not in STOP:
                     self._answer(asked.pop(0))
@@ -182,18 +198,32 @@ class Service:
                 self._tell_manager()
                 if self._restart is not None:
                     return self._hand_to(self._restart, kept)
-            self.notifier.stopping()
+            yielded = self.pair is not None and self.pair.must_stop.is_set()
+            if not yielded:
+                self.notifier.stopping()
+                self._let_the_standby_take_over()
             self._finish_reload()
             plane.stop()
             for event in digest.rest():
                 self._report("event", _fields(event))
             counters = gateway.counters() | plane.counters()
+            if self.pair is not None:
+                self._answer_rest()
+                self.pair.stopped()  # the standby has everything
             if kept is None:
                 gateway.close()  # closes the open windows and writes their rows
             else:
                 self._keep(kept, None)  # they stay open for the next process
-            self._report_stopped(counters)
+            if yielded:
+                self._report_yielded(counters)
+            else:
+                self._report_stopped(counters)
         return None
+
+    def _goes_on(self, plane: Plane) -> bool:
+        """Whether nothing says that this process is to forward no more."""
+        yields = self.pair is not None and self.pair.must_stop.is_set()
+        return not (STOP & set(self.asked) or plane.state == "stopped" or yields or self.stand_in.is_gone())
 
     def _report_stopped(self, counters: dict[str, int]) -> None:
         self._report(
@@ -214,15 +244,160 @@ class Service:
             self._handed_over = True
             kept.hand_over(self.gateway)
 
+    # ---- one of a pair ----------------------------------------------------------------------------------------------
+
+    @property
+    def is_standby(self) -> bool:
+        """Whether the other gateway of the pair translates, or may do so."""
+        return self._standing is not None
+
+    def _run_in_pair(self) -> None:
+        from natcore.service.standing_by import pair_of, rehearse_once
+
+        rehearse_once()
+        with pair_of(self.settings) as self.pair:
+            while not STOP & set(self.asked) and not self.stand_in.is_gone():
+                if self._stand_by(self.pair):
+                    self._serve(self.asked, None)
+                else:
+                    self.notifier.stopping()
+                    self._report("stopped", {"counters": self.pair.counters(), "logs": {}})
+
+    def _stand_by(self, pair: Pair) -> bool:
+        """Follow the active gateway, until this one is chosen (True), or a signal ends the run. Where it is chosen, the control
+        socket stays until the gateway has its own."""
+        from natcore.service.standing_by import StandingBy
+
+        self.started, self._plane, self.logs = None, None, {}
+        self._standing = standing = StandingBy(self.settings)
+        try:
+            self._gateway = standing.gateway
+            self.control, why_not = standing.control, _ = control.serve(self)
+            if why_not:
+                self._report("warning", {"message": why_not})
+            if self.settings.metrics is not None:
+                standing.endpoint = self._make_endpoint(self.settings.metrics)
+            self._report("role", {"role": "standby", "name": pair.name, "of": pair.peer_name})
+            self.notifier.ready()
+            while not STOP & set(self.asked) and not self.stand_in.is_gone():
+                if pair.chosen.wait(POLL):
+                    return True
+                while self.asked and self.asked[0] not in STOP:
+                    self._answer(self.asked.pop(0))
+                self._refuse_reload()
+                self._report_pair()
+                self.notifier.pet(lambda: True)
+                lag = "follows" if pair.connected else "does not reach"
+                self.notifier.status(f"standby, {lag} {pair.peer_name}")
+            return False
+        finally:
+            if not pair.chosen.is_set() or STOP & set(self.asked):
+                self._end_standing()
+
+    def _end_standing(self) -> None:
+        standing, self._standing = self._standing, None
+        if standing is not None:
+            standing.close()
+
+    def _refuse_reload(self) -> None:
+        """A standby has the active gateway's entries."""
+        if self._reload_asked.is_set():
+            self._reload_asked.clear()
+            self._report("reload", {"ok": False, "file": str(self._file), "error": self._why_not_standby("reload")})
+            self.notifier.reloading()
+            self.notifier.ready()
+
+    def _why_not_standby(self, what: str) -> str:
+        peer = "the other one" if self.pair is None else self.pair.peer_name
+        return f"{what}: this gateway is the standby, and {peer} translates: ask there; this one reads its file when it starts"
+
+    def _take_over(self, stack: ExitStack, pair: Pair) -> Gateway:
+        """Return the gateway that the image has become; without one a new gateway of the file."""
+        gateway = pair.take_over()
+        if gateway is None:
+            gateway = self.settings.make_gateway()
+        stack.enter_context(gateway)
+        stack.callback(self._end_standing)
+        stack.callback(pair.stopped)
+        pair.guard(gateway)
+        return gateway
+
+    def _tell_pair(self, gateway: Gateway, plane: Plane) -> None:
+        """This gateway forwards, if it is one of a pair; what stood for it ends."""
+        if self.pair is None:
+            return
+        self.pair.forwards(gateway, plane.stop)
+        standing, self._standing = self._standing, None
+        if standing is not None:
+            standing.replaced()
+        self._report("role", {"role": "active", "name": self.pair.name, "sessions": gateway.counters()["sessions"]})
+
+    def _let_the_standby_take_over(self) -> None:
+        """Before an end that was asked for; without a standby there is nothing to do."""
+        if self.pair is not None:
+            with suppress(PeerError):
+                self.pair.step_down()
+
+    def _answer_rest(self) -> None:
+        """Let the control socket end when it has answered: who asked for the change is to hear of it."""
+        before, self.control = self.control, None
+        if before is not None:
+            before.retire()
+            threads.start("natcore-control-rest", _answer_and_close, before)
+
+    def _report_yielded(self, counters: dict[str, int]) -> None:
+        logs = {name: log.counters() for name, log in self.logs.items()}
+        self._report("role", {"role": "stopping", "counters": counters, "logs": logs})
+
+    def _report_pair(self) -> None:
+        """Say when the stream begins and ends, and when the standby got everything anew."""
+        if self.pair is None:
+            return
+        counters = self.pair.counters()
+        snapshots = {name: counters[f"snapshots_{name}"] for name in ("sent", "received")}
+        fields = {"name": self.pair.peer_name, "connected": self.pair.connected, "snapshots": sum(snapshots.values())}
+        if self._states.changed("peer", (fields["connected"], fields["snapshots"]), (False, 0)):
+            self._report("peer", fields)
+
+    def activate(self, *, alone: bool = False) -> dict[str, Any]:
+        """Take over from the other gateway of the pair; return when packets go. By any thread but the main one.
+
+        alone: the caller knows that the other machine is off. Raises PeerError: it did not, and why.
+        """
+        pair = self._require_pair()
+        began = time.monotonic()
+        pair.activate(alone=alone)
+        while self.started is None:
+            if self._stopping or time.monotonic() - began > TAKE_OVER_SECONDS:
+                raise PeerError("this gateway was chosen, and does not forward; its output says why")
+            time.sleep(POLL / 20)
+        sessions = self.gateway.counters()["sessions"]
+        return {"role": pair.role, "sessions": sessions, "seconds": round(time.monotonic() - began, 3)}
+
+    def step_down(self) -> dict[str, Any]:
+        """Let the other gateway of the pair take over; return when it has everything. Raises PeerError: this one goes on."""
+        pair = self._require_pair()
+        pair.step_down()
+        return {"role": pair.role, "active": pair.peer_name}
+
+    def _require_pair(self) -> Pair:
+        if self.pair is None:
+            raise PeerError(f"{self.settings.source} has no [peer]: this gateway has no other one")
+        return self.pair
+
     # ---- succession -------------------------------------------------------------------------------------------------
 
     def _make_gateway(self, stack: ExitStack, kept: KeptState | None, estate: Estate | None) -> Gateway:
+        if self.pair is not None:
+            return self._take_over(stack, self.pair)
         if estate is not None:
             stack.enter_context(estate)
             return restored(self.settings, estate.state, resume=estate.is_sure)
         return self.settings.make_gateway() if kept is None else kept.make_gateway(self.settings)
 
     def _forward(self, gateway: Gateway, interfaces: Mapping[str, Any], estate: Estate | None) -> Plane:
+        if self._standing is not None:
+            self._standing.release()
         if estate is None or estate.plane is None:
             return gateway.forward(**interfaces)
         from natcore.plane.plane import Plane
@@ -255,6 +430,8 @@ class Service:
             return told
 
     def _restarted(self) -> dict[str, Any]:
+        if self.pair is not None:
+            raise SuccessionError(NOT_HANDED_OVER)
         environment = self.notifier.environment or self.stand_in.environment
         with Successor(environment) as successor:
             successor.wait_ready(driver_of(self.settings.plane or {}))
@@ -324,10 +501,14 @@ class Service:
         return counters, told
 
     def _serve_metrics(self, stack: ExitStack, settings: Mapping[str, Any]) -> None:
+        self._endpoint = stack.enter_context(self._make_endpoint(settings))
+
+    def _make_endpoint(self, settings: Mapping[str, Any]) -> Endpoint:
         from natcore.metrics.endpoint import Endpoint
 
-        self._endpoint = endpoint = stack.enter_context(Endpoint(self.gateway, **settings, service=self))
+        endpoint = Endpoint(self.gateway, **settings, service=self)
         self._report("metrics", {"listen": endpoint.address})
+        return endpoint
 
     def _tell_manager(self) -> None:
         """Pet the watchdog while every loop turns, this one among them, and say in one line how things are."""
@@ -342,7 +523,7 @@ class Service:
         """Answer a signal that does not end the run."""
         name = signal.Signals(number).name if number in _NAMED else str(number)
         if number == signal.SIGUSR1:
-            self._report("counters", self.gateway.counters() | self.plane.counters())
+            self._report("counters", self.gateway.counters() | ({} if self._plane is None else self._plane.counters()))
         elif number == signal.SIGHUP:
             self._reload_asked.set()
         else:
@@ -431,6 +612,11 @@ class Service:
 
 
 _NAMED = {int(number) for number in signal.Signals}
+
+
+def _answer_and_close(server: ControlServer) -> None:
+    server.answer_rest()
+    server.close()
 
 
 class _States:

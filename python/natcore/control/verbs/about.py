@@ -14,7 +14,7 @@ from natcore.metrics.health import Health
 from natcore.verdict import Side
 
 
-@verb("verbs")
+@verb("verbs", standby=True)
 def list_verbs(context: Context) -> Answer:
     """List what may be asked here, by this peer."""
     for name, each in sorted(verbs().items()):
@@ -26,7 +26,7 @@ def list_verbs(context: Context) -> Answer:
     return {}
 
 
-@verb("status")
+@verb("status", standby=True)
 def status(context: Context) -> dict[str, Any]:
     """Say how the gateway is: planes, tables, counters, session logs, this socket."""
     from natcore import __version__
@@ -54,6 +54,12 @@ def status(context: Context) -> dict[str, Any]:
         "mappings": counters["mappings"], "mappings_limit": gateway.max_mappings,
         "counters": counters, "planes": planes, "logs": logs, "control": dict(context.control),
     }  # fmt: skip
+    pair = getattr(service, "pair", None)
+    if pair is not None:
+        found["peer"] = peer_fields(pair)
+        if service.is_standby:
+            waiting = [] if pair.has_image else [f"it has nothing of {pair.peer_name} yet"]
+            found |= {"state": "standby", "ready": not waiting, "waiting_for": waiting}
     if service is not None:
         found |= {
             "file": str(service.settings.source), "started": service.started, "reloads": service.reloads,
@@ -61,6 +67,17 @@ def status(context: Context) -> dict[str, Any]:
             "last_reload_at": service.last_reload_at,
         }  # fmt: skip
     return found
+
+
+def peer_fields(pair: Any) -> dict[str, Any]:
+    """Return one gateway of a pair as an object."""
+    lag, lease = pair.lag_seconds, pair.lease_seconds
+    return {
+        "name": pair.name, "peer_name": pair.peer_name, "role": pair.role, "may_translate": pair.may_translate,
+        "connected": pair.connected, "has_image": pair.has_image,
+        "lag_seconds": None if lag is None else round(lag, 3), "lease_seconds": None if lease is None else round(lease, 3),
+        "votes": pair.holders, "counters": pair.counters(),
+    }  # fmt: skip
 
 
 def log_fields(log: Any) -> dict[str, Any]:

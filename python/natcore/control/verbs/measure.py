@@ -17,7 +17,7 @@ with extra("metrics"):
 _collectors: WeakKeyDictionary[Gateway, Collector] = WeakKeyDictionary()  # one each: what it gave never falls
 
 
-@verb("metrics")
+@verb("metrics", standby=True)
 def metrics(context: Context, *, name: str | None = None, text: bool = False) -> Answer:
     """Give the metrics as they are now: a row for each sample, or, with text, one row in OpenMetrics."""
     collector = _collectors.get(context.gateway)

@@ -1,13 +1,13 @@
-"""The verbs that put a changed configuration file into force, or say what that would do; and let a new process take over."""
+"""The verbs that put a changed configuration file into force, or say what that would do; and let another process take over."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from natcore.control.verb import Answer, Context, verb
-from natcore.errors import ControlError
+from natcore.errors import ControlError, PeerError
 from natcore.internal.exit_codes import ExitCode
 
 
@@ -36,3 +36,22 @@ def reload(context: Context, *, file: str | None = None, dry_run: bool = False) 
 def restart(context: Context) -> Mapping[str, Any]:
     """Let a new process of the same command go on with the gateway; what was asked for is done when that one forwards."""
     return dict(context.require_service().restart())
+
+
+@verb("activate", writes=True, slow=True, standby=True)
+def activate(context: Context, *, alone: bool = False) -> Mapping[str, Any]:
+    """Let this gateway of a pair take over; alone: the other machine is known to be off. Done when packets go."""
+    return dict(_asked(lambda: context.require_service().activate(alone=alone)))
+
+
+@verb("standby", writes=True, slow=True, standby=True)
+def standby(context: Context) -> Mapping[str, Any]:
+    """Let the other gateway of the pair take over, which has everything then."""
+    return dict(_asked(context.require_service().step_down))
+
+
+def _asked(step: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+    try:
+        return step()
+    except PeerError as error:
+        raise ControlError(str(error)) from None

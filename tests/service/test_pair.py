@@ -1,0 +1,144 @@
+"""Two `natcore run` as a pair: sessions go on when the active one is killed, steps down or is cut off; never both translate."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from natcore.peer.channel import Credentials
+from natcore.plane import kernel_bypass
+from support.certificates import made
+from support.netns import SERVER, at, needs_root, ping, until
+from support.pairs import ADDRESSES, GATEWAYS, Echo, Lab, lab
+
+pytestmark = needs_root
+START_SECONDS = 240.0  # of a process, on a busy machine
+
+
+@pytest.fixture(scope="module")
+def credentials(tmp_path_factory: pytest.TempPathFactory) -> Credentials:
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl, to make certificates")
+    return made(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture
+def witnessed(tmp_path: Path, credentials: Credentials) -> Iterator[Lab]:
+    """A pair with a witness, of which a is active and b follows."""
+    with lab(tmp_path, credentials) as made_lab:
+        for name in ("w", *GATEWAYS):
+            made_lab.start(name)
+        until(lambda: "active" in (made_lab.role("a"), made_lab.role("b")), START_SECONDS)
+        if made_lab.role("a") != "active":  # it is preferred, and came too late on a busy machine
+            until(lambda: made_lab.follows("a"), START_SECONDS)
+            assert made_lab.ask("b", "standby")["status"] == 0
+        until(lambda: made_lab.follows("b"), START_SECONDS)
+        assert ping(made_lab.network, "in", SERVER)
+        yield made_lab
+
+
+def test_connections_go_on_when_the_active_gateway_is_killed(witnessed: Lab) -> None:
+    network = witnessed.network
+    flows = [Echo(network, tcp=True), Echo(network, tcp=False)]
+    assert all(flow.goes_on() for flow in flows)
+    with at(network, "b"):
+        assert kernel_bypass.forwarding_nothing() == ["lan0", "wan0"]
+    assert witnessed.ask("b", "sessions")["status"] == 75  # it names the gateway to ask
+    time.sleep(0.5)
+    for flow in flows:
+        flow.longest = 0.0
+    witnessed.kill("a")
+    assert all(flow.goes_on() for flow in flows), [flow.failed for flow in flows]
+    print("seconds without an answer:", [round(flow.longest, 3) for flow in flows])
+    took_over = [line for line in witnessed.told("b", "role") if line["role"] == "active"][-1]
+    assert took_over["sessions"] >= 2
+    witnessed.start("a")
+    until(lambda: witnessed.follows("a"), START_SECONDS)
+    status = witnessed.ask("b", "status")
+    assert (status["peer"]["role"], status["peer"]["may_translate"], status["state"]) == ("active", True, "running")
+    assert status["peer"]["lag_seconds"] < 10
+    assert flows[0].goes_on()
+    assert [flow.finish() for flow in flows] == ["", ""]
+
+
+def test_a_switch_by_command_loses_nothing_and_the_old_one_follows(witnessed: Lab) -> None:
+    network = witnessed.network
+    flow = Echo(network, tcp=True)
+    assert flow.goes_on()
+    answer = witnessed.ask("b", "activate")
+    assert (answer["status"], answer["role"]) == (0, "active"), answer
+    assert answer["sessions"] >= 1
+    until(lambda: witnessed.follows("a"))
+    assert flow.goes_on()
+    answer = witnessed.ask("b", "standby")
+    assert (answer["status"], answer["active"]) == (0, "a"), answer
+    until(lambda: witnessed.ask("a", "status")["peer"]["role"] == "active" and witnessed.follows("b"))
+    assert flow.goes_on()
+    refused = witnessed.ask("a", "restart")
+    assert refused["status"] == 70
+    assert "one of a pair" in refused["error"]
+    assert witnessed.stop("a") == 0  # the standby takes over
+    until(lambda: witnessed.ask("b", "status")["peer"]["role"] == "active")
+    assert flow.goes_on()
+    assert flow.finish() == ""
+    assert witnessed.stop("b") == 0
+    for name in GATEWAYS:
+        with at(network, name):
+            assert kernel_bypass.installed() == []
+
+
+@pytest.mark.parametrize("what", ["the line between the two", "the active one from both"])
+def test_whatever_line_is_cut_one_translates_and_never_both(witnessed: Lab, what: str) -> None:
+    """Frames of both gateways are counted on the outside link: once one has taken over, the other one sends none."""
+    network = witnessed.network
+    flow = Echo(network, tcp=False)
+    assert flow.goes_on()
+    if what == "the line between the two":
+        # a and b hear the witness, and not each other
+        network.run("a", ["ip", "route", "add", "blackhole", f"{ADDRESSES['b']}/32"])
+        network.run("b", ["ip", "route", "add", "blackhole", f"{ADDRESSES['a']}/32"])
+        stays, other = "a", "b"
+    else:
+        witnessed.cut("a", "mgmt")
+        stays, other = "b", "a"
+        until(lambda: witnessed.role("b") == "active")
+    assert flow.goes_on()
+    statuses = {}
+    for _ in range(5):
+        statuses = {name: witnessed.ask(name, "status")["peer"]["may_translate"] for name in GATEWAYS}
+        assert list(statuses.values()).count(True) <= 1
+    assert statuses == {stays: True, other: False}
+    before = network.statistics(other, "wan0")["tx_packets"]
+    assert flow.goes_on()
+    assert network.statistics(other, "wan0")["tx_packets"] - before < 10  # ARP of the host's own at most
+    if what != "the line between the two":
+        witnessed.join("a", "mgmt")
+        until(lambda: witnessed.follows("a"))
+        assert witnessed.ask("b", "status")["peer"]["may_translate"]
+    assert flow.goes_on()
+    assert flow.finish() == ""
+
+
+def test_without_a_witness_it_is_decided_by_command(tmp_path: Path, credentials: Credentials) -> None:
+    with lab(tmp_path, credentials, witness=False) as found:
+        for name in GATEWAYS:
+            found.start(name)
+        until(lambda: (found.role("a"), found.role("b")) == ("standby", "standby"), START_SECONDS)
+        until(lambda: found.ask("a", "activate")["status"] == 0)
+        until(lambda: found.follows("b"))
+        flow = Echo(found.network, tcp=True)
+        assert flow.goes_on()
+        found.cut("a", "mgmt")
+        until(lambda: not found.ask("b", "status")["peer"]["connected"])
+        refused = found.ask("b", "activate")
+        assert refused["status"] == 70
+        assert "may be translating" in refused["error"]
+        assert flow.goes_on()  # by a
+        found.kill("a")
+        assert found.ask("b", "activate", "--alone")["status"] == 0
+        assert flow.goes_on()
+        assert flow.finish() == ""
