@@ -15,7 +15,7 @@ QUICK := tests/api/test_config.py tests/api/test_dtypes.py tests/api/test_gatewa
          tests/log/test_events.py tests/log/test_flow_table.py tests/log/test_journal.py tests/nat/test_fragment_path.py \
          tests/nat/test_fragmentation.py tests/nat/test_fuzz_corpus.py tests/nat/test_fuzz_frames.py tests/nat/test_hairpin.py tests/nat/test_icmp_replies.py \
          tests/nat/test_pipeline.py tests/nat/test_worked_example.py tests/oracle/test_model.py tests/oracle/test_properties.py \
-         tests/packet/test_checksum_offload.py tests/packet/test_verdict.py tests/project/test_bulk_frames.py \
+         tests/packet/test_checksum_offload.py tests/packet/test_verdict.py tests/testing/test_bulk.py \
          tests/state/test_save_restore.py \
          tests/tables/test_entries.py tests/tables/test_fragments.py tests/tables/test_mappings.py tests/tables/test_ports.py \
          tests/tables/test_sessions.py tests/tables/test_tcp_state.py tests/workers/test_invariants.py \

@@ -7,9 +7,9 @@ import time
 import numpy as np
 
 from compiled import load_module
-from load import Load, flows
 from natcore import Gateway, Policy, Side, SnatEntry, Timeouts
-from support.bulk import UDP
+from natcore.testing.bulk import UDP
+from natcore.testing.load import Load, flows
 
 FLOWS = 16_384  # a round
 ADDRESSES = 16

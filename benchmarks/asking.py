@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from load import FRAME_BYTES, Load
 from natcore import Side, format_ipv4
+from natcore.testing.load import FRAME_BYTES, Load
 
 ASKS_A_SECOND = 10
 PHASE_SECONDS = 1.0

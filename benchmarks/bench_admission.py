@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from load import Load, flows, make_gateway
 from natcore import Side
-from support.bulk import TCP, UDP
+from natcore.testing.bulk import TCP, UDP
+from natcore.testing.load import Load, flows, make_gateway
 
 FLOWS = 65_536
 ROUNDS = 20

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from load import Load
 from natcore.console import pages
 from natcore.control.client import Client
 from natcore.control.server import ControlServer
+from natcore.testing.load import Load
 from support.console import Visitor, serving
 
 SESSIONS = 1_048_576

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from load import UDP_SECONDS, Load, flows, make_gateway
 from natcore import Side
+from natcore.testing.load import UDP_SECONDS, Load, flows, make_gateway
 
 FLOWS = 65_536
 

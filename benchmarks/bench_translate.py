@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from load import Load
 from natcore import Side
+from natcore.testing.load import Load
 
 FRAMES = 16_384  # a call; 1 MiB of frames
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from load import Load
+from natcore.testing.load import Load
 
 
 @pytest.fixture(scope="session")

@@ -18,17 +18,16 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-
 from admission import Admission
 from asking import asked
 from compiled import build, walk
 from instructions import IMPORT_LIMIT
-from load import FRAME_BYTES, Load
 from memory import bytes_a_session
 from natcore import Side
-from support.bulk import TCP, UDP, endpoints, packets
-from timing import AS_INSTALLED, Outcome, best_of, paired, translate_seconds
+from natcore.testing.bulk import TCP, UDP, endpoints, packets
+from natcore.testing.gates import Outcome, best_of, paired
+from natcore.testing.load import FRAME_BYTES, Load
+from timing import AS_INSTALLED, translate_seconds
 from workers import Crew
 
 FRAMES = 16_384  # a call

@@ -29,12 +29,10 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-
-from load import flows
 from natcore import Gateway, Side, SnatEntry, Timeouts, Verdict
 from natcore.sinks import ParquetSink, SlsSink
-from support.bulk import Frames, Lengths
+from natcore.testing.bulk import Frames, Lengths
+from natcore.testing.load import flows
 
 FRAMES = 16_384  # a call
 PACKETS_A_SECOND = 15e6  # the clock that the gateways are given

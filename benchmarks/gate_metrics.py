@@ -25,16 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-
 from prometheus_client.openmetrics.exposition import generate_latest
 
 import natcore.internal.searches
-from load import FRAME_BYTES, Load
 from natcore import Side, format_ipv4
 from natcore.control import Client, connection
 from natcore.metrics import Collector, collector
+from natcore.testing.load import FRAME_BYTES, Load
 
 SESSIONS = 1_000_000
 FRAMES = 1 << 19  # a call: the interpreter's lock, which a plane's loop does not take, is taken seldom

@@ -17,27 +17,23 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-
 from admission import Admission
 from compiled import build, load_module
-from load import FRAME_BYTES, SYN, Load, flows, with_flags
 from natcore import Side
-from natcore.nat import pipeline
-from support.bulk import ETHERNET, IPV4, TCP, UDP, endpoints, fold, get, headers_right, packets, put, word_sums
+from natcore.testing.bulk import ETHERNET, IPV4, TCP, UDP, endpoints, fold, get, headers_right, packets, put, word_sums
+from natcore.testing.gates import LIMIT, count_process, toolchain
+from natcore.testing.load import FRAME_BYTES, SYN, Load, flows, with_flags
 from timing import AS_INSTALLED
 
 RECORD = Path(__file__).resolve().with_name("instructions.json")
 FRAMES = 16_384  # of a count; a batch's two ends weigh nothing then
 SESSIONS = 1_024
 NEW = 4_096
-LIMIT = 1.02  # times the recorded figure
 IMPORT_LIMIT = 1.2  # times numpy's, which natcore needs
 SEED = 7
 
@@ -163,15 +159,8 @@ def figures(folder: Path) -> Iterator[tuple[str, float]]:
 def importing(module: str) -> int:
     """Instructions of a process that imports a module, its bytecode compiled before."""
     program = [sys.executable, "-c", f"import {module}"]
-    env = {**AS_INSTALLED, "PYTHONHASHSEED": str(SEED)}
-    subprocess.run(program, check=True, env=env)
-    with tempfile.TemporaryDirectory() as folder:
-        command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=out", "--quiet", *program]
-        subprocess.run(command, cwd=folder, check=True, env=env, capture_output=True)
-        text = (Path(folder) / "out").read_text()
-    total = re.search(r"^(?:totals|summary): (\d+)", text, re.M)
-    assert total is not None
-    return int(total[1])
+    subprocess.run(program, check=True, env=AS_INSTALLED)
+    return count_process(program, AS_INSTALLED)
 
 
 def judge_import(ours: int, numpys: int) -> bool:
@@ -183,16 +172,6 @@ def judge_import(ours: int, numpys: int) -> bool:
         f"    ratio {ratio:.3f}, limit {IMPORT_LIMIT:g}{'   TOO MANY' if over else ''}"
     )
     return not over
-
-
-def toolchain() -> str:
-    """What a count depends on: the compiler that built the core, Cython, the processor's AES."""
-    core = Path(pipeline.__file__).read_bytes()
-    found = re.search(rb"(GCC|clang version)[^0-9]*(?:\([^)]*\) )?(\d+\.\d+)", core)
-    compiler = f"{'gcc' if found[1] == b'GCC' else 'clang'} {found[2].decode()}" if found else "another compiler"
-    cython = ".".join(version("cython").split(".")[:2])
-    aes = "AES" if "aes" in Path("/proc/cpuinfo").read_text().split() else "no AES"
-    return f"{compiler}, Cython {cython}, {aes}"
 
 
 def judge(counted: dict[str, float], tools: str, records: dict[str, dict[str, float]]) -> bool:

@@ -10,13 +10,11 @@ import sys
 from ipaddress import IPv4Address
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-
 import numpy as np
 
-from load import FRAME_BYTES
 from natcore import Gateway, Side, SnatEntry, Verdict
-from support.bulk import UDP, packets
+from natcore.testing.bulk import UDP, packets
+from natcore.testing.load import FRAME_BYTES
 
 HERE = Path(__file__).resolve().parent
 STEP = 16_000

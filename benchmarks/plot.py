@@ -10,21 +10,19 @@ import argparse
 import gc
 import json
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-
 from compiled import build, walk
-from load import Load
 from natcore import Side
 from natcore.errors import Error
 from natcore.internal.files import replaced
+from natcore.testing.bulk import UDP
+from natcore.testing.gates import paired
+from natcore.testing.load import Load
 from natcore.who.plots import check_picture
-from support.bulk import UDP
-from timing import paired, translate_seconds
+from timing import translate_seconds
 
 SIZES = tuple(1 << power for power in (10, 13, 16, 18, 20, 22, 23))
 FRAMES = 16_384  # a call

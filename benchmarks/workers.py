@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from natcore import Gateway, Side, SnatEntry, Verdict
-from support.bulk import UDP, packets
+from natcore.testing.bulk import UDP, packets
 
 FRAME_BYTES = 64
 NOW = 1.0

@@ -12,17 +12,14 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-
 from compiled import load_module
 from natcore import DnatEntry, Gateway, NoNatEntry, Policy, Side, SnatEntry, Timeouts, Verdict
 from natcore.entries.changes import Add
-from support.bulk import TCP, UDP, fold, packets, put, word_sums
+from natcore.testing.bulk import TCP, UDP, fold, packets, put, word_sums
 
 PACKETS = 2_000  # of a kind
 BATCH = 65_536

@@ -15,7 +15,7 @@ import pytest
 from natcore import RECORD, ConfigurationError, Error, Gateway, Link, Side, Verdict
 from natcore.sinks import MemorySink
 from natcore.testhooks import planted_faults
-from support import bulk
+from natcore.testing import bulk
 from support.arrays import arrays
 from support.frames import EIP, HOST, REMOTE, Talk, echo, gateway, one_port, tcp, udp
 from support.interleaving import until_waited_for

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from natcore import ConfigurationError, Gateway, Side, SnatEntry
 from natcore.ranking import ORDERS
-from support.bulk import UDP, answers, packets
+from natcore.testing.bulk import UDP, answers, packets
 from support.frames import EIP, HOST, udp
 from support.gateways import made
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from natcore import ConfigurationError, Gateway, Side, SnatEntry, format_ipv4
-from support.bulk import UDP, packets
+from natcore.testing.bulk import UDP, packets
 from support.frames import EIP, HOST, REMOTE, udp
 from support.gateways import hosts_of, made
 

@@ -27,9 +27,9 @@ from natcore.peer.standby import Standby
 from natcore.sinks import MemorySink
 from natcore.testhooks.planted_faults import broken
 from natcore.testing import craft, traffic
+from natcore.testing.bulk import SYN
 from natcore.testing.configurations import configuration
 from oracle.comparison import Pair
-from support.bulk import SYN
 
 POOL, OTHER = "203.0.113.1", "203.0.113.2"
 SAME = ("session", "protocol", "inside_ip", "inside_port", "remote_ip", "remote_port", "outside_ip", "outside_port",

@@ -31,7 +31,7 @@ from natcore import DeliveryPolicy, Gateway, Side, SnatEntry, Timeouts
 from natcore.dtypes import GAP
 from natcore.sinks import Batch, JsonLinesSink, Receipt, SlsSink
 from natcore.testing import SlsServer
-from support.bulk import UDP, packets
+from natcore.testing.bulk import UDP, packets
 
 FLOWS = 200  # of a run, each with an inside port of its own
 SECOND = 1_000_000  # microseconds

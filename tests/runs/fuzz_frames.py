@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from natcore import DnatEntry, Gateway, Link, NoNatEntry, Policy, Side, SnatEntry, Verdict
 from natcore.config import FILTERINGS
-from support.bulk import (
+from natcore.testing.bulk import (
     ETHERNET,
     ICMP,
     IPV4,

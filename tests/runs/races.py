@@ -48,8 +48,8 @@ from natcore.peer.feed import Feed
 from natcore.peer.standby import Standby
 from natcore.sinks import MemorySink
 from natcore.subscriber_rates import SubscriberRates
-from natcore.testing import craft
-from support import bulk, netns
+from natcore.testing import bulk, craft
+from support import netns
 
 INSIDE, OUTSIDE = Side.INSIDE, Side.OUTSIDE
 POOL = ("203.0.113.1", "203.0.113.2")

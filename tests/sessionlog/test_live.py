@@ -13,7 +13,7 @@ import pytest
 from natcore import DeliveryError, DeliveryPolicy, Gateway, Side, SnatEntry
 from natcore.dtypes import GAP, WINDOW
 from natcore.sinks import MemorySink
-from support.bulk import UDP, packets
+from natcore.testing.bulk import UDP, packets
 from support.log_fakes import ScriptedSink, assert_adds_up
 
 FLOWS, CALLS = 500, 150

@@ -35,9 +35,9 @@ from natcore.state.file_format import HEADER, SECTION, SETTINGS, VERSION, read, 
 from natcore.state.rows import SECTIONS
 from natcore.testhooks.planted_faults import broken
 from natcore.testing import craft
+from natcore.testing.bulk import SYN
 from natcore.testing.configurations import configuration
 from oracle.comparison import Pair
-from support.bulk import SYN
 from support.multi_worker import COUNTS
 
 POOL, OTHER = "203.0.113.1", "203.0.113.2"

@@ -24,7 +24,7 @@ from natcore.control.server import ControlServer
 from natcore.service.configuration_file import Settings, load
 from natcore.service.reload import Reloaded, find, plan_of
 from natcore.testing import SlsServer
-from support.bulk import ACK, SYN, TCP, UDP, endpoints, packets
+from natcore.testing.bulk import ACK, SYN, TCP, UDP, endpoints, packets
 from support.frames import udp
 from support.netns import until
 

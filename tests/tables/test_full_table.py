@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from natcore import Gateway, Policy, Side, SnatEntry, Verdict
-from support import bulk
+from natcore.testing import bulk
 
 SESSIONS = 20_000  # of 4,000 buckets one in 73 overflows
 POOL = 0xCB007101

@@ -10,7 +10,7 @@ import pytest
 
 from natcore import DnatEntry, Gateway, Policy, Side, Timeouts, Verdict
 from natcore.testhooks.ports import PortTable
-from support import bulk
+from natcore.testing import bulk
 from support.frames import gateway
 
 SHORT = Timeouts(udp=120.0)

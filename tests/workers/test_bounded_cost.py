@@ -10,7 +10,7 @@ import pytest
 from natcore import DnatEntry, Gateway, Policy, Side, SnatEntry, Timeouts, Verdict
 from natcore.dtypes import END, RECORD, WINDOW
 from natcore.internal.counters import tally
-from support import bulk
+from natcore.testing import bulk
 from support.frames import EIP, gateway, udp
 
 EXAMINED_MOST, LINES = 128, 2048  # sessions of a list, and lines of the tables, for one packet

@@ -230,7 +230,7 @@ def test_every_port_of_an_address_can_be_in_use_none_twice(ports: str) -> None:
     """64,512 of 64,512; the next is refused, counted and reported; the others go on."""
     import numpy as np
 
-    from support import bulk
+    from natcore.testing import bulk
 
     total = 64_512
     over = gateway(policy=Policy(ports=ports, warn_at=None), max_sessions=70_000)

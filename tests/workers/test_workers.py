@@ -26,8 +26,7 @@ from natcore import (
 )
 from natcore.dtypes import END, WINDOW
 from natcore.flowlog import FlowLog
-from natcore.testing import craft
-from support import bulk
+from natcore.testing import bulk, craft
 from support.frames import EIP, HOST, REMOTE, echo, parsed, tcp, udp
 from support.gateways import INSIDE, OUTSIDE, arrays, hosts_of, made, owner
 

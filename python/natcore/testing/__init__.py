@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from natcore.testing.configurations import Configuration
     from natcore.testing.data_path import DataPath, NotSupportedError
     from natcore.testing.frame_differences import assert_checksums, assert_translation, describe, differences
+    from natcore.testing.gates import Gate
     from natcore.testing.lab import Lab
+    from natcore.testing.load import Load
     from natcore.testing.machine import NatMachine
     from natcore.testing.scapy_bridge import frames, scapy_packets
     from natcore.testing.sls_server import SlsServer
@@ -21,7 +23,9 @@ __all__ = [
     "Checker",
     "Configuration",
     "DataPath",
+    "Gate",
     "Lab",
+    "Load",
     "NatMachine",
     "NotSupportedError",
     "Sent",
@@ -40,7 +44,9 @@ _LATE = {
     "Checker": "natcore.testing.checker",
     "Configuration": "natcore.testing.configurations",
     "DataPath": "natcore.testing.data_path",
+    "Gate": "natcore.testing.gates",
     "Lab": "natcore.testing.lab",
+    "Load": "natcore.testing.load",
     "NatMachine": "natcore.testing.machine",
     "NotSupportedError": "natcore.testing.data_path",
     "Sent": "natcore.testing.checker",

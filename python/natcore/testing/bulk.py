@@ -39,6 +39,7 @@ def word_sums(frames: Frames, start: int, stop: int) -> NDArray[np.uint64]:
 
 
 def fold(sums: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Fold sums of words into 16 bits each, with end-around carry (RFC 1071)."""
     for _ in range(4):
         sums = (sums & np.uint64(0xFFFF)) + (sums >> np.uint64(16))
     return sums

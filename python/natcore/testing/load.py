@@ -1,4 +1,4 @@
-"""Gateways with a chosen number of sessions, after churn; frames that hit them in random order; and what must come out."""
+"""Load: a gateway with a chosen number of sessions, frames that hit them in random order, and what must come out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from natcore import Gateway, Side, SnatEntry, Timeouts, Verdict
-from support.bulk import ACK, SYN, TCP, UDP, Frames, Lengths, answers, endpoints, headers_right, layer4_sums, packets
+from natcore.testing.bulk import (
+    ACK,
+    SYN,
+    TCP,
+    UDP,
+    Frames,
+    Lengths,
+    answers,
+    endpoints,
+    headers_right,
+    layer4_sums,
+    packets,
+)
 
 CHURN = 20  # how often every session was replaced before anything is timed
 UDP_SECONDS = 300.0
@@ -22,7 +34,7 @@ Rows = NDArray[np.int64]
 
 
 def make_gateway(max_sessions: int) -> Gateway:
-    """An outside address for 16,384 sessions, so that a quarter of the ports is in use; 64 at least."""
+    """Make a gateway with an outside address for 16,384 sessions, so that a quarter of the ports is in use; 64 at least."""
     addresses = max(64, max_sessions // 16_384)
     gateway = Gateway(
         instance="ngw-bench", vpc_id="vpc-bench", max_sessions=max_sessions, timeouts=Timeouts(udp=UDP_SECONDS), seed=1
@@ -32,7 +44,7 @@ def make_gateway(max_sessions: int) -> Gateway:
 
 
 def flows(first: int, count: int, protocol: int = UDP) -> tuple[Frames, Lengths]:
-    """64-byte frames of new flows (TCP: their SYN), each with an inside endpoint of its own."""
+    """Make 64-byte frames of new flows (TCP: their SYN), each with an inside endpoint of its own."""
     numbers = np.arange(first, first + count, dtype=np.uint64)
     hosts, ports = np.divmod(numbers, np.uint64(PORTS_A_HOST))
     remotes = 0x5DB80000 + (numbers * np.uint64(2654435761) >> np.uint64(8) & np.uint64(0xFFFF))
@@ -40,7 +52,7 @@ def flows(first: int, count: int, protocol: int = UDP) -> tuple[Frames, Lengths]
 
 
 def with_flags(frames: Frames, flags: int, sequence: int) -> Frames:
-    """The same TCP endpoints, other flags and sequence numbers."""
+    """Make frames of the same TCP endpoints, with other flags and sequence numbers."""
     (sources, source_ports), (destinations, destination_ports) = (
         endpoints(frames, "source"),
         endpoints(frames, "destination"),
@@ -58,9 +70,33 @@ def with_flags(frames: Frames, flags: int, sequence: int) -> Frames:
 
 
 class Load:
-    """`sessions` live sessions in a table that is full at that number, each replaced CHURN times before.
+    """A gateway with live sessions in a table that is full at their number, and frames of these sessions.
 
-    protocols: of the sessions, in turn by generation (an eighth of them); TCP's have seen both SYNs and an ACK each way.
+    All frames are Ethernet, 64 bytes long, and their checksums are right. The same arguments give the same load.
+
+    Parameters
+    ----------
+    sessions
+        How many: 1 to 7, or a multiple of 8.
+    churn
+        How often each session was replaced before, as in a gateway that has run for a while.
+    protocols
+        17 (UDP) and 6 (TCP), of the sessions in turn by generation (an eighth of them). TCP's have seen both SYNs and an ACK
+        each way.
+
+    Attributes
+    ----------
+    gateway
+        It; not to be used otherwise while frames of the load are sent.
+    now
+        The time of it, in seconds.
+    pristine, expected
+        By side, uint8 (sessions, 64): a frame of each session, and what must become of it.
+
+    Raises
+    ------
+    ValueError
+        sessions is neither.
     """
 
     def __init__(self, sessions: int, churn: int = CHURN, protocols: Sequence[int] = (UDP,)) -> None:
@@ -130,7 +166,7 @@ class Load:
             raise AssertionError("an outside endpoint twice")
 
     def rows(self, count: int, protocol: int | None = None) -> Rows:
-        """Random sessions, of a protocol or of all."""
+        """Choose random sessions, of a protocol or of all: int64 (count,), rows of `pristine`."""
         rows = self.random.integers(0, self.sessions, count)
         if protocol is not None:
             own = np.flatnonzero([p == protocol for p in self.protocols])
@@ -138,19 +174,20 @@ class Load:
         return rows
 
     def frames(self, side: Side, count: int) -> tuple[Frames, Lengths]:
-        """count frames of random sessions, fresh (translate rewrites them in place)."""
+        """Make frames of random sessions, fresh, since `translate` rewrites them: uint8 (count, 64), uint32 (count,)."""
         return self.pristine[side][self.rows(count)], np.full(count, FRAME_BYTES, np.uint32)
 
     def sides(self, count: int) -> Sides:
+        """Choose random sides: uint8 (count,)."""
         return self.random.integers(0, 2, count, np.uint8)
 
     def take(self, rows: Rows, sides: Sides, of: dict[Side, Frames]) -> Frames:
-        """A frame for each row, from the side that it says."""
+        """Take a frame for each row, from the side that it says. of: `pristine` or `expected`."""
         return np.where(sides[:, None] == Side.INSIDE, of[Side.INSIDE][rows], of[Side.OUTSIDE][rows])
 
     @staticmethod
     def expect(verdicts: NDArray[np.uint8], side: Side) -> None:
-        """Every frame was translated: what was timed is the path that it says."""
+        """Raise AssertionError unless every frame was translated: what was measured is the path that it should be."""
         if not (verdicts == VERDICT[side]).all():
             found = dict(zip(*np.unique(verdicts, return_counts=True), strict=True))
             raise AssertionError(f"not all {VERDICT[side].name}: {found}")

@@ -7,7 +7,7 @@ import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.l2 import Ether
 
-from support import bulk
+from natcore.testing import bulk
 
 LAYERS = {bulk.ICMP: ICMP, bulk.TCP: TCP, bulk.UDP: UDP}
 
