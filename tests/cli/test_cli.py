@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import xml.dom.minidom
 from collections import Counter
 from contextlib import ExitStack
 from importlib.metadata import version
@@ -157,7 +158,7 @@ def test_replay_logs_exactly_the_sessions_of_the_capture(tmp_path: Path) -> None
     told = call_json(
         "replay", CAPTURE, "--snat", "10.0.0.0/24=203.0.113.1,203.0.113.2", "--write", outside, "--seed", 7
     )
-    assert told["ok"] and told["skipped"] == {"not IPv4": 1}
+    assert told["ok"] and told["skipped"] == {"ARP": 1}
     assert rows_by_key(told["sessions"]) == captured()
     assert {row["nat_ip"] for row in told["sessions"]} <= {"203.0.113.1", "203.0.113.2"}
     assert told["sessions"][0]["start_time"] == 1_767_225_600_006_000  # the capture's own time
@@ -194,15 +195,48 @@ def test_replay_counts_what_a_gateway_would_not_see_and_what_it_drops(tmp_path: 
     pcap.write(path, [pcap.Packet(n * 1_000_000, frame) for n, frame in enumerate(mixed)])
     told = call_json("replay", path, "--snat", "10.0.0.0/24=203.0.113.1")
     assert told["skipped"] == {
-        "between inside hosts": 1, "of other hosts": 1, "answer to nothing in the capture": 1, "not IPv4": 1
+        "between inside hosts": 1, "of other hosts": 1, "answer to nothing in the capture": 1, "IPv6": 1
     }  # fmt: skip
     assert told["verdicts"] == {"DROP_TTL": 1, "DROP_CHECKSUM": 1}
     assert told["sessions"] == []
 
 
+def test_replay_compares_configurations(tmp_path: Path) -> None:
+    files = []
+    for name, ports in (("a.toml", ""), ("b.toml", "[policy]\nport_ranges = [[2000, 2001]]\nhold_down = 0\n")):
+        files += ["--config", tmp_path / name]
+        (tmp_path / name).write_text(f'{ports}[[snat]]\nsource = "10.0.0.0/24"\npool = "203.0.113.1"\n')
+    picture = tmp_path / "x.svg"
+    told = call_json("replay", CAPTURE, *files, "--picture", picture)
+    wide, narrow = told["configurations"]
+    assert (wide["sessions"], wide["refusals"], wide["log"]["rows"]) == (7, {}, 7)
+    assert narrow["refusals"]["ports-exhausted"] > 0 and narrow["forecast"]["state"] == "ran-out"
+    assert sum(each["frames"] for each in narrow["changed"]) > 0 and not wide["changed"]
+    drawn = xml.dom.minidom.parse(str(picture))
+    assert len(drawn.getElementsByTagName("polyline")) >= 4 and "a.toml" in picture.read_text()
+    shown = call("replay", CAPTURE, *files)
+    assert "ports-exhausted" in shown and "frames otherwise than under" in shown
+
+
+def test_replay_annotates_the_capture(tmp_path: Path) -> None:
+    annotated = tmp_path / "x.pcapng"
+    call("replay", CAPTURE, "--snat", "10.0.0.0/24=203.0.113.1", "--annotate", annotated)
+    found = list(pcap.read(annotated))
+    captured = [packet for packet in found if packet.interface != "outside"]
+    assert [packet.frame for packet in captured] == [packet.frame for packet in pcap.read(CAPTURE)]
+    assert captured[0].comment == "skipped: ARP"
+    assert {packet.comment for packet in found if packet.interface == "outside"} == {
+        "OUTBOUND: translated, inside to outside", "INBOUND: translated, outside to inside"
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("arguments", "message", "status"),
     [
+        (["replay", CAPTURE], "give either --snat or --config", 64),
+        (["replay", CAPTURE, "--config", "x.toml", "--write", "x"], "are for --snat", 64),
+        (["replay", CAPTURE, "--config", "x.toml", "--picture", "x.png"], "ends in .svg", 64),
+        (["replay", CAPTURE, "--snat", "10.0.0.0/24=203.0.113.1", "--gateway-mac", "x"], "gateway_macs must be", 64),
         (["replay", CAPTURE, "--snat", "10.0.0.0/24"], "--snat must be PREFIX=POOL", 64),
         (["replay", CAPTURE, "--snat", "10.0.0.1/24=203.0.113.1"], "must be an IPv4 prefix", 64),
         (["replay", __file__, "--snat", "10.0.0.0/24=203.0.113.1"], "not a pcap or pcapng capture", 70),

@@ -35,9 +35,7 @@ _SECTION, _INTERFACE, _OLD_PACKET, _SIMPLE_PACKET, _PACKET = 0x0A0D0D0A, 1, 2, 3
 _PACKETS = {_OLD_PACKET, _SIMPLE_PACKET, _PACKET}
 _ORDER_MAGIC = 0x1A2B3C4D
 _LARGEST_BLOCK = 16 << 20  # bytes
-_PAD = (
-    64  # bytes around a piece: a frame's Ethernet header may be looked at before its begin, its headers after its end
-)
+_PAD = 192  # bytes around a piece: headers may be looked for before the begin and after the end of a frame
 _LATEST_NS = 1 << 62
 _COMPRESSED = {b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4", b"\xfd7zX": "xz", b"BZh9": "bzip2"}
 _COMMENT, _FLAGS = 1, 2  # options of a packet block

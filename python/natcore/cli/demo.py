@@ -1,24 +1,13 @@
-"""The output of `natcore demo` and `natcore replay`."""
+"""The output of `natcore demo`."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
-from ipaddress import IPv4Network
-from pathlib import Path
-
-from natcore.capture import pcap
-from natcore.capture.replay import Replay
 from natcore.choices import Driver
 from natcore.cli import report
-from natcore.config import SnatEntry
 from natcore.demo import demo
 from natcore.demo.clients import Outcome
-from natcore.gateway import Gateway
 from natcore.internal.exit_codes import ExitCode
 from natcore.internal.extras import extra
-from natcore.sinks import ParquetSink
 
 with extra("cli"):
     from rich import box
@@ -45,28 +34,6 @@ def show_demo(keep: bool, driver: Driver, as_json: bool) -> int:
     else:
         _print_demo(console, result)
     return ExitCode.OK if result.ok else ExitCode.FAILED
-
-
-def replay(
-    file: Path, entries: Sequence[SnatEntry], write: Path | None, log: Path | None, seed: int | None, as_json: bool
-) -> int:
-    """Send a capture through a gateway in memory and show what became of it; -> the exit status.
-
-    write: a pcap file for the frames of the outside link. log: the folder of the session log, kept; None: it is not.
-    """
-    with ExitStack() as stack:
-        folder = log or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="natcore-replay-")))
-        gateway = stack.enter_context(Gateway(instance="replay", seed=seed))
-        for entry in entries:
-            gateway.add(entry)
-        gateway.start_session_log(ParquetSink(folder), name="replay")
-        replayed = Replay(gateway, [IPv4Network(entry.source) for entry in entries], keep=write is not None)
-        replayed.run(pcap.read(file))
-        counters = gateway.counters()
-        gateway.close()
-        if write is not None:
-            pcap.write(write, replayed.outside)
-        return _show_replay(replayed, counters, report.read_sessions(folder), as_json)
 
 
 class _Progress:
@@ -120,25 +87,3 @@ def _print_demo(console: Console, result: demo.Result) -> None:
         console.print(f"kept: SELECT * FROM '{report.text(result.folder)}/*.parquet' (DuckDB)", soft_wrap=True)
     for name in result.namespaces:
         console.print(f"kept: ip netns exec {name} …")
-
-
-def _show_replay(replayed: Replay, counters: dict[str, int], rows: list[report.Row], as_json: bool) -> int:
-    checks = demo.replay_checks(replayed, rows)
-    if as_json:
-        report.print_json(
-            {
-                "ok": all(item.ok for item in checks), "frames": replayed.frames, "skipped": replayed.skipped,
-                "mended": replayed.mended,
-                "verdicts": {verdict.name: count for verdict, count in replayed.verdicts.items()},
-                "counters": counters, "sessions": rows, "checks": [item._asdict() for item in checks],
-            }
-        )  # fmt: skip
-    else:
-        console = report.console()
-        skipped = ", ".join(f"{count:,} {reason}" for reason, count in replayed.skipped.items())
-        mended = "; ".join(f"{count:,} {what}" for what, count in replayed.mended.items())
-        console.print(f"{replayed.frames:,} frames; skipped: {skipped or 'none'}{f'; {mended}' if mended else ''}")
-        console.print(report.counters_table(counters))
-        console.print(report.sessions_table(rows, console.width))
-        report.print_checks(console, checks)
-    return ExitCode.OK if all(item.ok for item in checks) else ExitCode.FAILED

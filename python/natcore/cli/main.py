@@ -196,17 +196,59 @@ def show_demo(
 @app.command()
 def replay(
     file: Annotated[Path, typer.Argument(metavar="CAPTURE", help="A pcap or pcapng file of an inside link.")],
-    snat: Annotated[list[str], typer.Option(metavar="PREFIX=POOL[,POOL…]", help="Inside sources and their pool.")],
+    snat: Annotated[
+        list[str] | None, typer.Option(metavar="PREFIX=POOL[,POOL…]", help="Inside sources and their pool.")
+    ] = None,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="GATEWAY.TOML", help="What would become of it under this file; several are compared."),
+    ] = None,
+    inside: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PREFIX", help="Inside addresses; those of the SNAT entries, unless told."),
+    ] = None,
+    gateway_mac: Annotated[
+        list[str] | None, typer.Option(metavar="MAC", help="The gateway's: frames to it came from inside.")
+    ] = None,
+    from_inside: Annotated[
+        list[str] | None,
+        typer.Option(metavar="INTERFACE", help="An interface of the capture: its frames came from inside."),
+    ] = None,
+    from_outside: Annotated[
+        list[str] | None, typer.Option(metavar="INTERFACE", help="Likewise: its frames came from outside.")
+    ] = None,
     write: Annotated[Path | None, typer.Option(help="Write the frames of the outside link to this pcap file.")] = None,
+    annotate: Annotated[
+        Path | None,
+        typer.Option(help="Write the capture as pcapng, each frame with its verdict and the reason as a comment."),
+    ] = None,
     log: Annotated[Path | None, typer.Option(help="Keep the session log in this folder, as Parquet files.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE.SVG", help="With --config: ports and sessions over time.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Make every choice of ports repeatable.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Send a capture through a gateway in memory: what it would have made of this traffic."""
-    with failing(as_json):
-        from natcore.cli import demo as demo_cli
+    """Send a capture through a gateway in memory: what it would have made of this traffic.
 
-        raise typer.Exit(demo_cli.replay(file, [_parse_snat(text) for text in snat], write, log, seed, as_json))
+    With --config: under one or several configurations, compared with the first one, and when the pool would run out.
+    """
+    with failing(as_json):
+        from natcore.cli import replay as replay_cli
+
+        links = gateway_mac or (), from_inside or (), from_outside or ()
+        if bool(snat) == bool(config):
+            raise ConfigurationError("natcore replay: give either --snat or --config")
+        if config:
+            if write or annotate or log:
+                raise ConfigurationError(
+                    "natcore replay: --write, --annotate and --log are for --snat, not for --config"
+                )
+            raise typer.Exit(replay_cli.what_if(file, config, inside or (), links, picture, seed, as_json))
+        if picture:
+            raise ConfigurationError("natcore replay: --picture is for --config")
+        entries = [_parse_snat(text) for text in snat or ()]
+        raise typer.Exit(replay_cli.replay(file, entries, inside or (), links, write, annotate, log, seed, as_json))
 
 
 @app.command()
