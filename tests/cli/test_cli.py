@@ -223,7 +223,7 @@ def test_replay_annotates_the_capture(tmp_path: Path) -> None:
     call("replay", CAPTURE, "--snat", "10.0.0.0/24=203.0.113.1", "--annotate", annotated)
     found = list(pcap.read(annotated))
     captured = [packet for packet in found if packet.interface != "outside"]
-    assert [packet.frame for packet in captured] == [packet.frame for packet in pcap.read(CAPTURE)]
+    assert [packet.frame for packet in captured] == [packet.frame for packet in pcap.read(Path(CAPTURE))]
     assert captured[0].comment == "skipped: ARP"
     assert {packet.comment for packet in found if packet.interface == "outside"} == {
         "OUTBOUND: translated, inside to outside", "INBOUND: translated, outside to inside"

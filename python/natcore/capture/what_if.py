@@ -9,7 +9,7 @@ within the shortest time-out is alive, and needs no such end; that it was is che
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,8 +145,6 @@ class WhatIf:
 def what_if(path: Path, gateways: Mapping[str, Gateway], sides: Sides) -> WhatIf:
     """Send a capture through several gateways in memory and compare what becomes of it.
 
-    The capture is read twice: first for its times alone.
-
     Parameters
     ----------
     path
@@ -171,19 +169,19 @@ def what_if(path: Path, gateways: Mapping[str, Gateway], sides: Sides) -> WhatIf
     if not gateways:
         raise ConfigurationError("gateways must be one or more")
     found = WhatIf()
-    first_ns, last_ns = _times(path)
     mtu = min(min(gateway.inside.mtu, gateway.outside.mtu) for gateway in gateways.values())
     preparer = Preparer(sides, mtu)
     registries = {True: _Endpoints(True), False: _Endpoints(False)}
-    runs = [
-        _Run(name, gateway, registries[is_by_remote(gateway)], first_ns, last_ns) for name, gateway in gateways.items()
-    ]
+    runs = [_Run(name, gateway, registries[is_by_remote(gateway)]) for name, gateway in gateways.items()]
+    source = _Source(path, preparer)
     seen = False
-    for frames in preparer.run(_whole_frames(path, preparer)):
+    for frames in preparer.run(source.batches()):
         for start in range(0, len(frames), _CALL):
             part = frames.take(slice(start, start + _CALL))
             if not seen:
                 found.start, seen = int(part.time_ns[0]) / 1e9, True
+                for run in runs:
+                    run.start(int(part.time_ns[0]), source.step_ns)
             found.end = int(part.time_ns[-1]) / 1e9
             slots = {by_remote: each.slots(part) for by_remote, each in registries.items() if each.is_used}
             verdicts = [run.take(part, slots[run.endpoints.by_remote]) for run in runs]
@@ -196,25 +194,29 @@ def what_if(path: Path, gateways: Mapping[str, Gateway], sides: Sides) -> WhatIf
     return found
 
 
+_SPACE_BYTES = 16 << 20  # of the frames of one call
 _CALL = 16_384  # frames that are prepared and translated together
 
 
-def _times(path: Path) -> tuple[int, int]:
-    """Return the first and the last time of a capture; a damage is found again later."""
-    first, last = 1 << 62, -(1 << 62)
-    try:
-        for batch in batches(path):
-            first, last = min(first, int(batch.time_ns.min())), max(last, int(batch.time_ns.max()))
-    except CutShortError:
-        pass
-    return (first, last) if last >= first else (0, 0)
+class _Source:
+    """A capture, and how far apart its samples should be."""
 
+    def __init__(self, path: Path, preparer: Preparer) -> None:
+        self._path = path
+        self._preparer = preparer
+        self.step_ns = 1
 
-def _whole_frames(path: Path, preparer: Preparer) -> Iterable[Batch]:
-    try:
-        yield from batches(path)
-    except CutShortError:
-        preparer.mended[CUT_SHORT] += 1
+    def batches(self) -> Iterator[Batch]:
+        """Yield the capture's batches, up to where it was cut off."""
+        try:
+            for number, batch in enumerate(batches(self._path)):
+                if number == 0:  # as if it went on like this to its end
+                    span = int(batch.time_ns.max() - batch.time_ns.min())
+                    share = max(1.0, self._path.stat().st_size / int(batch.captured.sum() + 16 * len(batch)))
+                    self.step_ns = max(int(span * share) // SAMPLES, 1)
+                yield batch
+        except CutShortError:
+            self._preparer.mended[CUT_SHORT] += 1
 
 
 def is_by_remote(gateway: Gateway) -> bool:
@@ -238,9 +240,9 @@ class _Endpoints:
     def __init__(self, by_remote: bool) -> None:
         self.by_remote = by_remote
         self.is_used = False
-        self.known: dict[int, int] = {}
-        self.endpoints: list[tuple[int, int, int]] = []  # protocol, address, port
-        self._none = np.zeros(0, np.int64)
+        self.count = 0
+        self._keys, self._numbers = np.zeros(0, np.uint64), np.zeros(0, np.int64)  # in order of the keys
+        self._endpoints: list[Ints] = []  # protocol, address, port: (count, 3) of each batch
 
     def key(self, protocol: Any, address: Any, port: Any, remote: Any, remote_port: Any) -> Any:
         """Return keys of inside endpoints: 64-bit arrays."""
@@ -268,19 +270,32 @@ class _Endpoints:
         )  # fmt: skip
         hosts = np.uint64(_HOST << 48) | address.astype(np.uint64) << np.uint64(16)
         host[:] = self._number(hosts, np.full(len(frames), _HOST), address, np.zeros(len(frames), np.int64))
-        return _Slots(own, host, np.argsort(own, kind="stable"), len(self.endpoints))
+        return _Slots(own, host, np.argsort(own, kind="stable"), self.count)
+
+    def find(self, keys: NDArray[np.uint64]) -> Ints:
+        """Return the numbers of known endpoints; -1: it is new."""
+        if not len(self._keys):
+            return np.full(len(keys), -1, np.int64)
+        place = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        return np.where(self._keys[place] == keys, self._numbers[place], -1)
+
+    def since(self, number: int) -> list[list[int]]:
+        """Return protocol, address and port of the endpoints from a number on."""
+        return np.concatenate([*self._endpoints, np.zeros((0, 3), np.int64)])[number:].tolist()  # type: ignore[no-any-return]
 
     def _number(self, keys: NDArray[np.uint64], protocol: Ints, address: Ints, port: Ints) -> Ints:
-        unique, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-        known, endpoints = self.known, self.endpoints
-        numbers = []
-        for key, at in zip(unique.tolist(), first.tolist(), strict=True):
-            number = known.get(key)
-            if number is None:
-                number = known[key] = len(endpoints)
-                endpoints.append((int(protocol[at]), int(address[at]), int(port[at])))
-            numbers.append(number)
-        return np.array(numbers, np.int64)[inverse]
+        numbers = self.find(keys)
+        new = np.flatnonzero(numbers < 0)
+        if not len(new):
+            return numbers
+        unique, first = np.unique(keys[new], return_index=True)
+        first = new[first]
+        self._endpoints.append(np.stack([protocol[first], address[first], port[first]], axis=1))
+        place = np.searchsorted(self._keys, unique)
+        self._keys = np.insert(self._keys, place, unique)
+        self._numbers = np.insert(self._numbers, place, np.arange(self.count, self.count + len(unique)))
+        self.count += len(unique)
+        return self.find(keys)
 
 
 def _mixed(value: Any) -> Any:
@@ -293,17 +308,13 @@ def _mixed(value: Any) -> Any:
 class _Run:
     """One configuration's gateway on its way through the capture."""
 
-    def __init__(self, name: str, gateway: Gateway, endpoints: _Endpoints, first_ns: int, last_ns: int) -> None:
+    def __init__(self, name: str, gateway: Gateway, endpoints: _Endpoints) -> None:
         self.outcome = Outcome(name)
         self.endpoints = endpoints
         endpoints.is_used = True
         self._gateway = gateway
-        self._first_ns = first_ns
-        gateway.set_epoch(first_ns / 1e9)
-        step = max((last_ns - first_ns) // SAMPLES, 1)
-        self._sample_times = np.arange(first_ns + step, last_ns + 1, step, dtype=np.int64)[: SAMPLES - 1]
-        self._next_sample = 0
-        self._last_ns = first_ns
+        self._first_ns = self._last_ns = self._next_ns = 0
+        self._step_ns = 1
         timeouts = gateway.timeouts
         alive = {TCP: min(timeouts.tcp_established, timeouts.tcp_transitory), UDP: timeouts.udp, ICMP: timeouts.icmp}
         self._alive_ns = np.zeros(256, np.int64)
@@ -312,11 +323,17 @@ class _Run:
         self._address, self._port = np.zeros(0, np.int64), np.zeros(0, np.int64)  # outside endpoints; -1: unknown
         self._last_out = np.zeros(0, np.int64)
         self._static = endpoint_of_entries(gateway)
-        self._peaks: dict[int, tuple[int, int]] = {}
+        self._peaks = np.zeros((0, 3), np.int64)  # inside address, ports, sessions
         self._work: NDArray[np.uint8] = np.zeros(0, np.uint8)
         self._moved = 0
         self._is_refusing = False
         self._seen = 0
+
+    def start(self, first_ns: int, step_ns: int) -> None:
+        """Begin at the time of the first frame, with samples so far apart."""
+        self._gateway.set_epoch(first_ns / 1e9)
+        self._first_ns = self._last_ns = first_ns
+        self._step_ns, self._next_ns = step_ns, first_ns + step_ns
 
     def take(self, frames: Frames, slots: _Slots) -> NDArray[np.uint8]:
         """Translate a batch; return its verdicts, _SKIPPED where there is none."""
@@ -349,8 +366,8 @@ class _Run:
         for name, value in (("_address", -1), ("_port", -1), ("_last_out", _NEVER)):
             setattr(self, name, np.concatenate([getattr(self, name), np.full(more, value, np.int64)]))
         if self._static is not None:
-            for number in range(self._seen, count):
-                if found := self._static(*self.endpoints.endpoints[number]):
+            for number, endpoint in enumerate(self.endpoints.since(self._seen), self._seen):
+                if found := self._static(*endpoint):
                     self._address[number], self._port[number] = found
         self._seen = count
 
@@ -391,9 +408,9 @@ class _Run:
         needs = list(zip(answers[first].tolist(), opener[first].tolist(), strict=True))
         alone = (frames.side == Side.OUTSIDE) & ((slots.own < 0) | (frames.whole >= 0))
         needs += [(at, count) for at in np.flatnonzero(alone).tolist()]
-        upto = np.searchsorted(self._sample_times, frames.time_ns[-1], side="right")
-        for time in self._sample_times[self._next_sample : upto].tolist():
-            needs.append((int(np.searchsorted(frames.time_ns, time, side="left")), count))
+        if frames.time_ns[-1] >= self._next_ns:
+            samples = np.arange(self._next_ns, int(frames.time_ns[-1]) + 1, self._step_ns)[: count + 1]
+            needs += [(at, count) for at in np.unique(np.searchsorted(frames.time_ns, samples)).tolist()]
         cuts = list[int]()
         for at, opened in sorted(needs):
             if at > begin and (opened == count or opened >= begin):
@@ -432,13 +449,23 @@ class _Run:
             chosen = chosen[out]
         if not len(chosen):
             return
+        space = max(_SPACE_BYTES // max(HEADER_BYTES, int(frames.length[chosen].max())), 1)
+        for start in range(0, len(chosen), space):
+            self._call(frames, slots, rows, chosen[start : start + space], dict(messages), fresh, verdicts)
+
+    def _call(
+        self, frames: Frames, slots: _Slots, rows: NDArray[np.uint8], chosen: Ints, messages: dict[int, bytes],
+        fresh: NDArray[np.bool_], verdicts: NDArray[np.uint8],
+    ) -> None:  # fmt: skip
+        """Translate the chosen frames in one call."""
         lengths = frames.length[chosen].astype(np.uint32)
-        stride = max(HEADER_BYTES, int(lengths.max()))
-        work = self._space(len(chosen), stride)
-        work[:, :HEADER_BYTES] = rows[part][out] if len(chosen) < end - begin else rows[part]
-        for at, message in messages:
+        work = self._space(len(chosen), max(HEADER_BYTES, int(lengths.max())))
+        is_run = len(chosen) == chosen[-1] - chosen[0] + 1
+        work[:, :HEADER_BYTES] = rows[chosen[0] : chosen[-1] + 1] if is_run else rows[chosen]
+        for at, message in messages.items():
             place = int(np.searchsorted(chosen, at))
-            work[place, : len(message)] = np.frombuffer(message, np.uint8)[:stride]
+            if place < len(chosen) and chosen[place] == at:
+                work[place, : len(message)] = np.frombuffer(message, np.uint8)[: work.shape[1]]
         nows = (frames.time_ns[chosen] - self._first_ns) / 1e9
         done = self._gateway.translate(work, lengths, frames.side[chosen], nows)
         verdicts[chosen] = done
@@ -465,9 +492,8 @@ class _Run:
         quoted = quoted_endpoint(message)
         if quoted is None:
             return None
-        key = int(self.endpoints.key(*(np.array([each]) for each in quoted))[0])
-        slot = self.endpoints.known.get(key)
-        if slot is None or slot >= len(self._address) or self._address[slot] < 0:
+        (slot,) = self.endpoints.find(self.endpoints.key(*(np.array([each]) for each in quoted))).tolist()
+        if slot < 0 or slot >= len(self._address) or self._address[slot] < 0:
             return None
         return readdress_error(message, int(self._address[slot]), int(self._port[slot]))
 
@@ -515,10 +541,13 @@ class _Run:
 
     def _sample(self, time_ns: int) -> None:
         """Sample what the gateway has, if it is time."""
-        if self._next_sample >= len(self._sample_times) or time_ns < self._sample_times[self._next_sample]:
+        if time_ns < self._next_ns:
             return
-        self._next_sample = int(np.searchsorted(self._sample_times, time_ns, side="right"))
+        self._next_ns += ((time_ns - self._next_ns) // self._step_ns + 1) * self._step_ns
         self._look(time_ns)
+        if len(self.outcome.samples) >= 2 * SAMPLES:  # half as many, twice as far apart
+            del self.outcome.samples[::2]
+            self._step_ns *= 2
 
     def _look(self, time_ns: int) -> None:
         gateway, outcome = self._gateway, self.outcome
@@ -534,9 +563,14 @@ class _Run:
         outcome.samples.append(Sample(time_ns / 1e9, counters["sessions"], by_protocol))
         outcome.total_ports = total
         subscribers = gateway.subscriber_rates(once=True).rows()
-        for row in zip(*(subscribers[name].tolist() for name in ("inside_ip", "mappings", "sessions")), strict=True):
-            had = self._peaks.get(row[0], (0, 0))
-            self._peaks[row[0]] = (max(had[0], row[1]), max(had[1], row[2]))
+        now_has = np.stack(
+            [subscribers[name].astype(np.int64) for name in ("inside_ip", "mappings", "sessions")], axis=1
+        )
+        both = np.concatenate([self._peaks, now_has])
+        if len(both):
+            both = both[np.argsort(both[:, 0], kind="stable")]
+            starts = np.flatnonzero(np.append(True, both[1:, 0] != both[:-1, 0]))
+            self._peaks = np.maximum.reduceat(both, starts)
         self._take_rows()
 
     def compare(self, first: NDArray[np.uint8], own: NDArray[np.uint8]) -> None:
@@ -557,8 +591,8 @@ class _Run:
         outcome.sessions = counters["created"]
         outcome.peak_sessions = max(sample.sessions for sample in outcome.samples)
         outcome.peak_ports = {name: max(sample.ports[name] for sample in outcome.samples) for name in _PROTOCOLS}
-        most = sorted(self._peaks.items(), key=lambda item: (-item[1][0], -item[1][1], item[0]))[:MOST_SUBSCRIBERS]
-        outcome.peaks = [(format_ipv4(address), ports, sessions) for address, (ports, sessions) in most]
+        most = self._peaks[np.lexsort((self._peaks[:, 0], -self._peaks[:, 2], -self._peaks[:, 1]))][:MOST_SUBSCRIBERS]
+        outcome.peaks = [(format_ipv4(address), ports, sessions) for address, ports, sessions in most.tolist()]
         if self._moved:
             outcome.skipped[MOVED] += self._moved
         outcome.forecast = forecast(
@@ -618,4 +652,4 @@ def gateways_of(files: Iterable[Path], seed: int | None = None) -> tuple[ExitSta
     return stack, made, list(prefixes)
 
 
-_RECORDS = 1 << 18  # rows that wait between two batches
+_RECORDS = 1 << 17  # rows that wait between two batches
