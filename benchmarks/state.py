@@ -26,7 +26,7 @@ BATCH = 4096
 def opened(sessions: int, per_host: int, policy: Policy) -> Gateway:
     """A gateway with so many UDP sessions, of hosts that have per_host each, every one over a port of its own."""
     gateway = Gateway(max_sessions=sessions, policy=policy)
-    pool = 1 + sessions // 60_000
+    pool = 1 + sessions // 50_000
     gateway.add(SnatEntry("10.0.0.0/8", f"203.0.113.1-203.0.113.{pool}"))
     frame = np.frombuffer(craft.ether(craft.udp(("10.0.0.1", 1024), ("198.51.100.7", 53), no_checksum=True)), np.uint8)
     frames, lengths = np.zeros((BATCH, 64), np.uint8), np.full(BATCH, len(frame), np.uint32)

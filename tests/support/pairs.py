@@ -213,6 +213,8 @@ class Echo:
             else:
                 while True:
                     data, source = self._server.recvfrom(4096)
+                    if source is None:  # it is closed
+                        return
                     self._server.sendto(data, source)
         except OSError as error:
             if not self._end.is_set():
