@@ -94,7 +94,8 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
         "pkts_from_vpc": "packets from inside",
         "start_time": "the window's first packet; microseconds since 1970",
         "end_time": "the window's or the session's end; microseconds since 1970",
-        "session": "the session's number; of a gap row: rows known to be missing, 0: unknown",
+        "session": "the session's number; of a gap row: rows known to be missing, 0: unknown; of a refusal or an "
+        "event: how often",
         "number": "the row's number in its run",
         "pri_ip": "the inside host's address, host order",
         "pub_ip": "the remote's address, host order",
@@ -105,9 +106,10 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
         "nat_port": "the outside port, or the translated identifier",
         "protocol": "IANA number",
         "kind": "`RecordKind`: 0 window, 1 create, 2 end, 3 gap; 4 cover, 5 entry, 6 setting, 7 clock: about the log itself; "
-        "8 block allocated, 9 block released",
+        "8 block allocated, 9 block released; 10 refusal, 11 event, 12 event cover",
         "flags": "`RecordFlag`: 1 opened from outside, 2 a port block that was assigned when the log started; of a gap row "
-        "`GapReason`: 1 the process died, 2 the journal was full, 3 the log had no place",
+        "`GapReason`: 1 the process died, 2 the journal was full, 3 the log had no place; of a refusal or an "
+        "event the reason and 256 × the limit",
     },
     "SESSION": {
         "session": "its number, in order of creation from 1",

@@ -1,5 +1,6 @@
-"""Encodes records as IPFIX (RFC 7011): flow records, NAT44 session events and port block events (RFC 8158)."""
-from cpython.bytes cimport PyBytes_FromStringAndSize
+"""Encodes records as IPFIX (RFC 7011): flow records, and events of RFC 8158: NAT44 sessions, port blocks, ports exhausted,
+quotas exceeded and thresholds reached."""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
@@ -13,10 +14,19 @@ cdef enum:
     FLOW_SET = 256              # template identifiers; the templates are in sinks/ipfix.py
     EVENT_SET = 257
     BLOCK_SET = 258
+    EXHAUSTED_SET = 259
+    QUOTA_SET = 260
+    THRESHOLD_SET = 261
     NAT44_SESSION_CREATE = 4    # natEvent, RFC 8158
     NAT44_SESSION_DELETE = 5
     PORT_BLOCK_ALLOCATED = 16
     PORT_BLOCK_DEALLOCATED = 17
+    PORTS_EXHAUSTED = 12
+    QUOTA_EXCEEDED = 13
+    THRESHOLD_REACHED = 18
+    REFUSAL = 10                # RecordKind of python/natcore/dtypes.py
+    EVENT = 11
+    CODES = 4096                # reason | limit << 8, in `flags` of these two kinds
     INITIATOR = 1               # biflowDirection, RFC 5103
     REVERSE_INITIATOR = 2
     VERSION = 10
@@ -68,6 +78,27 @@ cdef packed struct BlockRecord:
     uint16_t last_port
     uint8_t event
 
+cdef packed struct RefusalRecord:
+    uint64_t observed_ms
+    uint64_t start_ms           # of the first packet that was refused
+    uint64_t end_ms
+    uint64_t packets
+    uint32_t inside             # 0: of several subscribers
+    uint32_t remote             # where the first one was going
+    uint16_t remote_port
+    uint8_t protocol
+    uint8_t event
+    uint32_t quota              # QUOTA_SET only: natQuotaExceededEvent
+
+cdef packed struct ThresholdRecord:
+    uint64_t observed_ms
+    uint64_t start_ms
+    uint64_t end_ms
+    uint32_t outside
+    uint8_t protocol
+    uint8_t event
+    uint32_t threshold          # natThresholdEvent
+
 cdef struct Message:
     uint8_t* start              # NULL: no message is open
     uint8_t* set_start          # NULL: no set is open
@@ -77,6 +108,9 @@ cdef struct Message:
 FLOW_BYTES = sizeof(FlowRecord)
 EVENT_BYTES = sizeof(EventRecord)
 BLOCK_BYTES = sizeof(BlockRecord)
+QUOTA_BYTES = sizeof(RefusalRecord)
+EXHAUSTED_BYTES = sizeof(RefusalRecord) - sizeof(uint32_t)
+THRESHOLD_BYTES = sizeof(ThresholdRecord)
 
 
 cdef inline uint64_t milliseconds_be(int64_t microseconds) noexcept nogil:
@@ -137,6 +171,33 @@ cdef uint8_t* put_block(uint8_t* at, const Record* row) noexcept nogil:
     return at + sizeof(block)
 
 
+cdef uint8_t* put_refusal(uint8_t* at, const Record* row, uint8_t event, uint8_t quota, uint64_t size) noexcept nogil:
+    cdef RefusalRecord refusal
+    refusal.observed_ms = refusal.end_ms = milliseconds_be(row.end_time)
+    refusal.start_ms = milliseconds_be(row.start_time)
+    refusal.packets = bswap64(row.session)
+    refusal.inside = bswap32(row.pri_ip)
+    refusal.remote = bswap32(row.pub_ip)
+    refusal.remote_port = bswap16(row.pub_port)
+    refusal.protocol = row.protocol
+    refusal.event = event
+    refusal.quota = bswap32(quota)
+    memcpy(at, &refusal, size)
+    return at + size
+
+
+cdef uint8_t* put_threshold(uint8_t* at, const Record* row, uint8_t threshold) noexcept nogil:
+    cdef ThresholdRecord reached
+    reached.observed_ms = reached.end_ms = milliseconds_be(row.end_time)
+    reached.start_ms = milliseconds_be(row.start_time)
+    reached.outside = bswap32(row.nat_ip)
+    reached.protocol = row.protocol
+    reached.event = THRESHOLD_REACHED
+    reached.threshold = bswap32(threshold)
+    memcpy(at, &reached, sizeof(reached))
+    return at + sizeof(reached)
+
+
 cdef inline void close_set(Message* message) noexcept nogil:
     if message.set_start != NULL:
         (<SetHeader*>message.set_start).id = bswap16(message.set_id)
@@ -169,24 +230,30 @@ cdef inline void open_message(Message* message, uint32_t sequence, uint32_t doma
 
 
 def encode_messages(const uint8_t[::1] records not None, uint32_t sequence, uint32_t domain, uint32_t export_time,
-                    uint32_t largest):
+                    uint32_t largest, bytes nat_events not None, bytes details not None):
     """Encodes rows as IPFIX messages, in order and without the GIL: -> (bytes, end offset of each message, data records).
 
     records: the bytes of RECORD (n,). Window rows become flow records, `create` and `end` rows session events, rows of port
-    blocks their events; other kinds have no counterpart in IPFIX and are skipped. sequence: data records sent before.
-    export_time: Unix seconds. largest: maximum bytes of a message, 128 to 65535.
+    blocks their events, refusals and events what nat_events says; other kinds have no counterpart in IPFIX and are skipped.
+    sequence: data records sent before. export_time: Unix seconds. largest: maximum bytes of a message, 128 to 65535.
+    nat_events, details: 4,096 bytes each, by the `flags` of such a row: its natEvent (12, 13, 18; 0: none, skipped), and its
+    natQuotaExceededEvent or natThresholdEvent.
     """
     cdef uint64_t count = records.shape[0] // sizeof(Record), row, messages = 0
     cdef const Record* rows = <const Record*>&records[0] if count else NULL
     cdef uint32_t first = sequence
     cdef uint64_t size
-    cdef uint16_t set_id
+    cdef uint16_t set_id, code
+    cdef const uint8_t* events = <const uint8_t*>PyBytes_AS_STRING(nat_events)
+    cdef const uint8_t* detail = <const uint8_t*>PyBytes_AS_STRING(details)
     cdef uint8_t* buffer
     cdef uint32_t* ends
     cdef Message message
     if records.shape[0] % sizeof(Record) or not 128 <= largest <= 65535:
         raise ValueError(f"largest must be between 128 and 65535 bytes and records whole, got largest={largest} and "
                          f"{records.shape[0]} bytes of records")
+    if len(nat_events) != CODES or len(details) != CODES:
+        raise ValueError(f"nat_events and details must be {CODES} bytes, got {len(nat_events)} and {len(details)}")
     buffer = <uint8_t*>malloc(64 + count * (sizeof(MessageHeader) + sizeof(SetHeader) + sizeof(FlowRecord)))
     ends = <uint32_t*>malloc((count + 1) * sizeof(uint32_t))
     try:
@@ -203,6 +270,16 @@ def encode_messages(const uint8_t[::1] records not None, uint32_t sequence, uint
                     set_id, size = EVENT_SET, sizeof(EventRecord)
                 elif is_block_row(rows[row].kind):
                     set_id, size = BLOCK_SET, sizeof(BlockRecord)
+                elif rows[row].kind == REFUSAL or rows[row].kind == EVENT:
+                    code = rows[row].flags & (CODES - 1)
+                    if events[code] == PORTS_EXHAUSTED:
+                        set_id, size = EXHAUSTED_SET, sizeof(RefusalRecord) - sizeof(uint32_t)
+                    elif events[code] == QUOTA_EXCEEDED:
+                        set_id, size = QUOTA_SET, sizeof(RefusalRecord)
+                    elif events[code] == THRESHOLD_REACHED:
+                        set_id, size = THRESHOLD_SET, sizeof(ThresholdRecord)
+                    else:
+                        continue
                 else:
                     continue
                 if message.start != NULL and <uint64_t>(message.at - message.start) + sizeof(SetHeader) + size > largest:
@@ -217,8 +294,12 @@ def encode_messages(const uint8_t[::1] records not None, uint32_t sequence, uint
                     message.at = put_flow(message.at, &rows[row])
                 elif set_id == EVENT_SET:
                     message.at = put_event(message.at, &rows[row])
-                else:
+                elif set_id == BLOCK_SET:
                     message.at = put_block(message.at, &rows[row])
+                elif set_id == THRESHOLD_SET:
+                    message.at = put_threshold(message.at, &rows[row], detail[code])
+                else:
+                    message.at = put_refusal(message.at, &rows[row], events[code], detail[code], size)
                 sequence += 1
             if message.start != NULL:
                 close_message(&message)

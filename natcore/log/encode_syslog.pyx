@@ -9,7 +9,7 @@ from natcore.base.text cimport put_decimal, put_digits, put_dotted
 
 cdef enum:
     PARAMETERS = 17             # fields of RECORD without `kind`
-    KINDS = 11                  # RecordKind values, and one for all unknown ones
+    KINDS = 14                  # RecordKind values, and one for all unknown ones
     NAME_BYTES = 32             # of ` name="`, at most
     TIME_BYTES = 27             # 2026-01-01T00:00:00.000000Z
     EIP = 13                    # index of the EIP parameter
@@ -107,8 +107,8 @@ cdef Text text_of(bytes data):
 def encode_frames(const uint8_t[::1] records not None, bytes start not None, middles not None, names not None):
     """Encodes rows as octet-counted messages, without the GIL.
 
-    records: the bytes of RECORD (n,). start: bytes before the timestamp (the row's end time). middles: by kind 0 to 9
-    (10: any other) the bytes after it, up to the row's first parameter. names: ` name="` for each field of RECORD but
+    records: the bytes of RECORD (n,). start: bytes before the timestamp (the row's end time). middles: by kind 0 to 12
+    (13: any other) the bytes after it, up to the row's first parameter. names: ` name="` for each field of RECORD but
     `kind`, at most 32 bytes. Raises ValueError for other lengths.
     """
     cdef uint64_t count = records.shape[0] // sizeof(Record), row, largest

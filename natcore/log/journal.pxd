@@ -15,7 +15,7 @@ cdef enum:                      # RecordKind
     RECORD_CREATE = 1
     RECORD_END = 2              # 3 to 7 are made in Python: python/natcore/dtypes.py
     RECORD_BLOCK_ALLOCATED = 8  # only while a session log runs, as the next
-    RECORD_BLOCK_RELEASED = 9
+    RECORD_BLOCK_RELEASED = 9   # 10 to 12 are made in Python, likewise
 
 cdef enum:                      # RecordFlag
     RECORD_OPENED_OUTSIDE = 1

@@ -69,6 +69,12 @@ class RecordKind(IntEnum):
         A port block is assigned to a subscriber (natcore.sessionlog.block_rows).
     BLOCK_RELEASED
         A port block is returned.
+    REFUSAL
+        A subscriber's packets were refused a session (natcore.sessionlog.refusals, as the next two).
+    EVENT
+        A threshold was reached, or another event without a subscriber.
+    EVENT_COVER
+        Rows of refusals and events are complete until then.
     """
 
     WINDOW = 0
@@ -81,6 +87,9 @@ class RecordKind(IntEnum):
     CLOCK = 7
     BLOCK_ALLOCATED = 8
     BLOCK_RELEASED = 9
+    REFUSAL = 10
+    EVENT = 11
+    EVENT_COVER = 12
 
 
 class RecordFlag(IntFlag):
@@ -152,7 +161,9 @@ class SessionState(IntEnum):
     PICKED_UP_FROM_OUTSIDE = 8
 
 
-WINDOW, CREATE, END, GAP, COVER, ENTRY, SETTING, CLOCK, BLOCK_ALLOCATED, BLOCK_RELEASED = RecordKind
+(
+    WINDOW, CREATE, END, GAP, COVER, ENTRY, SETTING, CLOCK, BLOCK_ALLOCATED, BLOCK_RELEASED, REFUSAL, EVENT, EVENT_COVER,
+) = RecordKind  # fmt: skip
 OPENED_OUTSIDE, ASSIGNED_BEFORE = RecordFlag
 GAP_DIED, GAP_RING, GAP_LOST = GapReason
 
@@ -161,6 +172,12 @@ def is_of_block(records: NDArray[np.void]) -> NDArray[np.bool_]:
     """Bool (n,): which rows of RECORD (n,) are port blocks'."""
     kinds = records["kind"]
     found: NDArray[np.bool_] = (kinds == BLOCK_ALLOCATED) | (kinds == BLOCK_RELEASED)
+    return found
+
+
+def is_event(records: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Bool (n,): which rows of RECORD (n,) are of refusals and events (natcore.sessionlog.refusals)."""
+    found: NDArray[np.bool_] = records["kind"] >= REFUSAL
     return found
 
 
@@ -206,7 +223,8 @@ def gap_row(start_us: int, end_us: int, number: int, rows: int, reason: int) -> 
 
 def redacted(records: NDArray[np.void]) -> NDArray[np.void]:
     """RECORD (n,) without destinations (RFC 6888 REQ-12): pub_ip and pub_port are 0. A copy, where there were any."""
-    told = (records["kind"] < GAP) & ((records["pub_ip"] != 0) | (records["pub_port"] != 0))
+    kinds = records["kind"]
+    told = ((kinds < GAP) | (kinds == REFUSAL)) & ((records["pub_ip"] != 0) | (records["pub_port"] != 0))
     if not told.any():
         return records
     records = copied(records)

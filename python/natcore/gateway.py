@@ -1189,20 +1189,21 @@ class Gateway(Closing):
         """
         self._check_open()
         with self._change_lock:
-            if self._feeds is None:
-                from natcore.internal.event_feeds import EventFeeds
+            feeds = self._event_feeds()
+        return feeds.open()
 
-                inspection, ours = (
-                    self._core.inspection,
-                    weakref.WeakMethod(self._take_events),
-                )  # a feed keeps no gateway
+    def _event_feeds(self) -> EventFeeds:
+        if self._feeds is None:
+            from natcore.internal.event_feeds import EventFeeds
 
-                def take() -> list[Event]:
-                    taking = ours()
-                    return [] if taking is None else taking()
+            inspection, ours = self._core.inspection, weakref.WeakMethod(self._take_events)  # a feed keeps no gateway
 
-                self._feeds = EventFeeds(take, lambda: os.eventfd_write(inspection.event_fd, 1))
-        return self._feeds.open()
+            def take() -> list[Event]:
+                taking = ours()
+                return [] if taking is None else taking()
+
+            self._feeds = EventFeeds(take, lambda: os.eventfd_write(inspection.event_fd, 1))
+        return self._feeds
 
     def _take_events(self) -> list[Event]:
         more = [] if self._collector is None else self._collector.take_notices()
@@ -1243,7 +1244,7 @@ class Gateway(Closing):
     def start_session_log(
         self, sink: Sink, *, name: str | None = None, spool: str | os.PathLike[str] | None = None,
         delivery: DeliveryPolicy | None = None, redact_destination: bool = False, rows: choices.LogRows = "all",
-        on_failure: choices.OnFailure = "forward",
+        refusals: bool = False, on_failure: choices.OnFailure = "forward",
     ) -> SessionLog:  # fmt: skip
         """Start a session log into a sink; several logs get the same rows with the same numbers.
 
@@ -1262,6 +1263,8 @@ class Gateway(Closing):
         rows
             "all": of every kind that the sink takes. "blocks": of port blocks alone, with those about the log itself; for
             Policy(ports="block").
+        refusals
+            Rows of refusals too: one a subscriber, reason and minute, with a count; and of thresholds and the other events.
         on_failure
             Of the spool or the sink at the start: "forward", the log goes on trying; "refuse", an error.
 
@@ -1274,7 +1277,7 @@ class Gateway(Closing):
         ------
         ConfigurationError
             A name or a sink is in use, the region is another one (contract R6), the sink takes no rows of port blocks, or
-            on_failure="refuse" and it does not work.
+            of refusals, where they are asked for, or on_failure="refuse" and it does not work.
         CapacityError
             The system has no thread left.
         """
@@ -1290,9 +1293,11 @@ class Gateway(Closing):
                     resumed=self._account, in_force=in_force(weakref.ref(self)), clock_offset=clock_offset(weakref.ref(self)),
                 )  # fmt: skip
                 at_exit.watch(self, self._collector)
+            check_choice("refusals", refusals, (True, False))
+            feeds = self._event_feeds() if refusals else None
         return self._collector.start(
             sink, name=name, spool=spool, delivery=delivery, redact_destination=redact_destination,
-            rows=rows, on_failure=on_failure,
+            rows=rows, refusals=feeds, on_failure=on_failure,
         )  # fmt: skip
 
     def stop_session_log(self, log: SessionLog, timeout: float = 10.0) -> int:

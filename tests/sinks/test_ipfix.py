@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,19 +18,53 @@ import numpy as np
 import pytest
 
 from natcore import ConfigurationError, DeliveryError
-from natcore.dtypes import BLOCK_ALLOCATED, BLOCK_RELEASED, CREATE, END, WINDOW
+from natcore.capture import pcap
+from natcore.dtypes import BLOCK_ALLOCATED, BLOCK_RELEASED, CREATE, END, EVENT, EVENT_COVER, REFUSAL, WINDOW
+from natcore.events import LIMITS, REASONS
 from natcore.log.encode_ipfix import encode_messages
 from natcore.sinks import Batch, IpfixSink
-from natcore.sinks.ipfix import BLOCK, BLOCK_TEMPLATE, _template
+from natcore.sinks.ipfix import (
+    _DETAILS,
+    _NAT_EVENTS,
+    BLOCK,
+    BLOCK_TEMPLATE,
+    EXHAUSTED,
+    EXHAUSTED_TEMPLATE,
+    NAT_EVENTS,
+    QUOTA,
+    QUOTA_TEMPLATE,
+    THRESHOLD,
+    THRESHOLD_TEMPLATE,
+    _template,
+)
+from natcore.testing import craft
 from support.ipfix_decoder import Decoder, expected_of
 from support.log_fakes import FakeClock, make_records
 from support.receivers import Ipfix
+
+
+def code(reason, limit):
+    """`flags` of a row of a refusal or an event."""
+    return next(number for number, name in REASONS.items() if name == reason) | LIMITS.index(limit) << 8
+
+
+CODES = {
+    REFUSAL: [code(*words) for words, (event, _) in NAT_EVENTS.items() if event != 18],
+    EVENT: [code(*words) for words, (event, _) in NAT_EVENTS.items() if event == 18],
+}
+
+
+def encode(records, sequence, domain, export_time, largest):
+    return encode_messages(records, sequence, domain, export_time, largest, _NAT_EVENTS, _DETAILS)
 
 
 def batch_of(count, first=0, kinds=(CREATE, WINDOW, END)):
     records = make_records(count, first)
     records["kind"] = np.resize(kinds, count)
     records["flags"] = np.arange(count) % 2
+    for kind in (REFUSAL, EVENT):
+        rows = np.flatnonzero(records["kind"] == kind)
+        records["flags"][rows] = np.resize(CODES[kind], len(rows))
     return Batch("ngw-1", "vpc-1", "run1", records)
 
 
@@ -50,11 +86,18 @@ def read_rows(collector, decoder, count):
 @pytest.mark.parametrize("largest", [128, 300, 1400, 65_535])
 @pytest.mark.parametrize(
     "kinds",
-    [(WINDOW,), (CREATE, END), (CREATE, WINDOW, END), (WINDOW, WINDOW, END), (BLOCK_ALLOCATED, WINDOW, BLOCK_RELEASED)],
+    [
+        (WINDOW,),
+        (CREATE, END),
+        (CREATE, WINDOW, END),
+        (WINDOW, WINDOW, END),
+        (BLOCK_ALLOCATED, WINDOW, BLOCK_RELEASED),
+        (REFUSAL, EVENT, WINDOW, REFUSAL),
+    ],
 )
 def test_messages_hold_the_rows_in_order_and_no_more_than_fits(largest, kinds):
     batch = batch_of(2000, kinds=kinds)
-    data, ends, count = encode_messages(batch.records.view("u1"), 2**32 - 5, 9, 1_700_000_000, largest)
+    data, ends, count = encode(batch.records.view("u1"), 2**32 - 5, 9, 1_700_000_000, largest)
     assert count == 2000 and ends[-1] == len(data) and ends == sorted(set(ends))
     lengths = np.diff([0, *ends])
     assert lengths.max() <= largest
@@ -66,7 +109,7 @@ def test_messages_hold_the_rows_in_order_and_no_more_than_fits(largest, kinds):
 
 def test_the_sequence_number_wraps():
     records = make_records(10).view("u1")
-    data, ends, _ = encode_messages(records, 2**32 - 1, 1, 0, 128)
+    data, ends, _ = encode(records, 2**32 - 1, 1, 0, 128)
     starts = [0, *ends[:-1]]
     assert [int.from_bytes(data[at + 8 : at + 12]) for at in starts] == [2**32 - 1, *range(9)]
 
@@ -74,9 +117,9 @@ def test_the_sequence_number_wraps():
 def test_rows_of_another_kind_have_no_place():
     records = make_records(4)
     records["kind"] = [3, WINDOW, 7, END]
-    _, ends, count = encode_messages(records.view("u1"), 0, 1, 0, 1400)
+    _, ends, count = encode(records.view("u1"), 0, 1, 0, 1400)
     assert count == 2 and len(ends) == 1
-    assert encode_messages(records[:1].copy().view("u1"), 0, 1, 0, 1400) == (b"", [], 0)
+    assert encode(records[:1].copy().view("u1"), 0, 1, 0, 1400) == (b"", [], 0)
 
 
 def test_a_port_block_s_record_is_as_rfc_8158_has_it():
@@ -85,7 +128,7 @@ def test_a_port_block_s_record_is_as_rfc_8158_has_it():
     record["kind"], record["session"] = BLOCK_ALLOCATED, 7
     record["pri_ip"], record["nat_ip"], record["nat_port"], record["pub_port"] = 0x0A000005, 0xCB007101, 1024, 1087
     record["start_time"] = record["end_time"] = 1_700_000_000_123_456
-    data, _, count = encode_messages(record.view("u1"), 0, 1, 0, 1400)
+    data, _, count = encode(record.view("u1"), 0, 1, 0, 1400)
     moment = (1_700_000_000_123).to_bytes(8).hex()
     assert count == 1 and data[16:].hex() == (
         "0102" "0031"  # set 258, 49 bytes
@@ -100,13 +143,60 @@ def test_a_port_block_s_record_is_as_rfc_8158_has_it():
         "00e60001"  # 230 natEvent: 16 allocated, 17 de-allocated
     )  # fmt: skip
     record["kind"] = BLOCK_RELEASED
-    assert encode_messages(record.view("u1"), 0, 1, 0, 1400)[0][-1] == 17
+    assert encode(record.view("u1"), 0, 1, 0, 1400)[0][-1] == 17
+
+
+def test_records_of_refusals_and_thresholds_are_as_rfc_8158_has_them():
+    """Byte by byte: the templates' elements and the events' numbers by IANA's registry."""
+    records = make_records(3)
+    records["kind"], records["session"] = [REFUSAL, REFUSAL, EVENT], 7
+    records["flags"] = [
+        code("ports-exhausted", "pool"),
+        code("session-limit", "max_subscribers"),
+        code("ports-threshold", "pool"),
+    ]
+    records["pri_ip"], records["nat_ip"], records["pub_ip"], records["pub_port"] = (
+        0x0A000005,
+        0xCB007101,
+        0xC6336407,
+        53,
+    )
+    records["protocol"] = 17
+    records["start_time"] = records["end_time"] = 1_700_000_000_123_456
+    data, _, count = encode(records.view("u1"), 0, 1, 0, 1400)
+    moment = (1_700_000_000_123).to_bytes(8).hex()
+    refused = moment * 3 + "00000000000000070a000005c6336407003511"
+    assert count == 3 and data[16:].hex() == (
+        "0103" "0030" + refused + "0c"  # set 259, 48 bytes: natEvent 12, NAT ports exhausted
+        + "0104" "0034" + refused + "0d" "00000004"  # 13, quota exceeded: 4, maximum active hosts or subscribers
+        + "0105" "0026" + moment * 3 + "cb007101" "11" "12" "00000003"  # 18, threshold reached: 3, address and port mapping
+    )  # fmt: skip
+    common = "0143000800980008009900080002000800080004000c0004000b00020004000100e60001"
+    assert _template(EXHAUSTED_TEMPLATE, EXHAUSTED).hex() == "01030009" + common
+    assert _template(QUOTA_TEMPLATE, QUOTA).hex() == "0104000a" + common + "01d20004"  # 466 natQuotaExceededEvent
+    assert _template(THRESHOLD_TEMPLATE, THRESHOLD).hex() == (
+        "0105" "0007" "01430008" "00980008" "00990008" "00e10004" "00040001" "00e60001" "01d30004"  # 467 natThresholdEvent
+    )  # fmt: skip
+
+
+def test_what_the_registry_has_no_number_for_is_not_sent():
+    records = make_records(4)
+    records["kind"] = [REFUSAL, EVENT, EVENT_COVER, REFUSAL]
+    records["flags"] = [
+        code("rate-limit", "new_sessions_per_second"),
+        code("sessions-threshold", "max_sessions"),
+        1,
+        0xFFFF,
+    ]
+    assert encode(records.view("u1"), 0, 1, 0, 1400) == (b"", [], 0)
+    with pytest.raises(ValueError, match="must be 4096 bytes"):
+        encode_messages(records.view("u1"), 0, 1, 0, 1400, b"", b"")
 
 
 @pytest.mark.parametrize("largest", [0, 127, 65_536])
 def test_the_encoder_refuses_what_it_cannot_do(largest):
     with pytest.raises(ValueError, match="largest"):
-        encode_messages(make_records(1).view("u1"), 0, 1, 0, largest)
+        encode(make_records(1).view("u1"), 0, 1, 0, largest)
 
 
 def test_udp_sends_templates_first_again_when_due_and_after_a_failure(collector):
@@ -116,7 +206,7 @@ def test_udp_sends_templates_first_again_when_due_and_after_a_failure(collector)
     decoder = Decoder()
     sink.open()
     for number, expected in enumerate([1, 1, 2, 2, 3]):
-        batch = batch_of(100, 100 * number, (CREATE, WINDOW, END, BLOCK_ALLOCATED, BLOCK_RELEASED))
+        batch = batch_of(100, 100 * number, (CREATE, WINDOW, END, BLOCK_ALLOCATED, BLOCK_RELEASED, REFUSAL, EVENT))
         sink.deliver(batch)
         assert read_rows(collector, decoder, 100) == [expected_of(row) for row in batch.rows(local=True)]
         assert decoder.template_messages == expected
@@ -260,6 +350,65 @@ def test_a_real_nfcapd_reads_port_block_events(tmp_path):
             "block-released": ("17", "Port block de-allocation"),
         }
         assert (flow["nat_event_id"], flow["nat_event"]) == names[row["kind"]]  # its ports nfdump 1.7 does not tell
+
+
+@pytest.mark.skipif(not (shutil.which("nfcapd") and shutil.which("nfdump")), reason="needs nfcapd (Debian: nfdump)")
+def test_a_real_nfcapd_reads_refusals_and_thresholds(tmp_path):
+    collector = Nfcapd(tmp_path)
+    sink = IpfixSink("127.0.0.1", collector.port, transport="udp")
+    batch = batch_of(300, kinds=(REFUSAL, REFUSAL, EVENT))
+    try:
+        sink.open()
+        sink.deliver(batch)
+        sink.close()
+    finally:
+        said = collector.stop()
+    assert "Sequence Errors: 0" in said and "Bad Packets: 0" in said
+    flows = collector.flows()
+    assert len(flows) == 300
+    for flow, row in zip(flows, map(expected_of, batch.rows(local=True)), strict=True):
+        assert flow["nat_event_id"] == str(row["event"])  # nfdump 1.7 has no word for each, and tells no quota
+        if row["event"] != 18:
+            assert (flow["src4_addr"], flow["dst4_addr"], flow["dst_port"]) == (
+                row["pri_ip"],
+                row["pub_ip"],
+                row["pub_port"],
+            )
+            assert flow["in_packets"] == row["pkts_from_vpc"]
+        else:
+            assert flow["src4_xlt_ip"] == row["nat_ip"]
+
+
+@pytest.mark.skipif(not shutil.which("tshark"), reason="needs tshark")
+def test_wireshark_names_every_event(collector, tmp_path):
+    sink = IpfixSink("127.0.0.1", collector.getsockname()[1], transport="udp")
+    batch = batch_of(12, kinds=(WINDOW, CREATE, END, BLOCK_ALLOCATED, BLOCK_RELEASED, EVENT))
+    other = batch_of(len(CODES[REFUSAL]), 12, kinds=(REFUSAL,))
+    sink.open()
+    sink.deliver(batch)
+    sink.deliver(other)
+    sink.close()
+    messages = [collector.recv(65_536) for _ in range(3)]
+    frames = [craft.udp(("192.0.2.1", 4739), ("192.0.2.2", 4739), message) for message in messages]
+    pcap.write(tmp_path / "ipfix.pcap", [pcap.Packet(0, craft.ether(frame)) for frame in frames])
+    command = ["tshark", "-r", str(tmp_path / "ipfix.pcap"), "-d", "udp.port==4739,cflow", "-T", "pdml"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "malformed" not in told.lower() and "No template found" not in told
+    shown = re.findall(
+        r'name="cflow\.(nat_event|nat_quota_exceeded_event|nat_threshold_event)" showname="([^"]*)"', told
+    )
+    assert Counter(text for _, text in shown) == {
+        "Nat Event: NAT44 session create (4)": 2, "Nat Event: NAT44 session delete (5)": 2,
+        "Nat Event: Port block allocation (16)": 2, "Nat Event: Port block de-allocation (17)": 2,
+        "Nat Event: Threshold Reached (18)": 2, "NAT Threshold Event: Address and port mapping high threshold event (3)": 2,
+        "Nat Event: NAT ports exhausted (12)": 1, "Nat Event: Quota Exceeded (13)": 6,
+        "NAT Quota Exceeded Event: Maximum session entries (1)": 1, "NAT Quota Exceeded Event: Maximum BIB entries (2)": 1,
+        "NAT Quota Exceeded Event: Maximum active hosts or subscribers (4)": 1,
+        "NAT Quota Exceeded Event: Maximum entries per user (3)": 3,
+    }  # fmt: skip
+    ranges = re.findall(r'showname="Port Range (Start|End): (\d+)"', told)
+    blocks = [row for row in batch.rows(local=True) if row["kind"].startswith("block")]
+    assert [int(port) for _, port in ranges] == [port for row in blocks for port in (row["nat_port"], row["pub_port"])]
 
 
 def iso(microseconds):

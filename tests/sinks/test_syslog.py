@@ -60,7 +60,7 @@ def test_what_must_be_escaped_is(text, hard):
 
 def test_a_kind_without_a_word_still_is_a_message():
     batch = batch_of(3)
-    batch.records.base["kind"] = [10, 200, WINDOW]
+    batch.records.base["kind"] = [13, 200, WINDOW]
     assert [row["kind"] for row in parse_frames(bytearray(SyslogSink("h", hostname="h").encode(batch)))] == [
         "-",
         "-",
@@ -70,12 +70,12 @@ def test_a_kind_without_a_word_still_is_a_message():
 
 def test_the_encoder_refuses_other_shapes():
     records = make_records(1).view("u1")
-    with pytest.raises(ValueError, match="middles must be 11"):
+    with pytest.raises(ValueError, match="middles must be 14"):
         encode_frames(records, b"", [b""], [b""] * 17)
     with pytest.raises(ValueError, match="names 17"):
-        encode_frames(records, b"", [b""] * 11, [b"n" * 33] * 17)
+        encode_frames(records, b"", [b""] * 14, [b"n" * 33] * 17)
     with pytest.raises(ValueError, match="whole records"):
-        encode_frames(records[:95], b"", [b""] * 11, [b""] * 17)
+        encode_frames(records[:95], b"", [b""] * 14, [b""] * 17)
 
 
 def test_bad_arguments_are_refused():

@@ -7,11 +7,14 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
+from natcore.events import words_of
+from natcore.sinks.ipfix import NAT_EVENTS
+
 NAMES = {
     (152, 0): "start_ms", (153, 0): "end_ms", (148, 0): "session", (1, 0): "bytes_from_vpc", (2, 0): "pkts_from_vpc",
     (1, 29305): "bytes_from_pub", (2, 29305): "pkts_from_pub", (8, 0): "pri_ip", (12, 0): "pub_ip",
     (225, 0): "nat_ip", (226, 0): "post_pub_ip", (7, 0): "pri_port", (11, 0): "pub_port", (227, 0): "nat_port",
-    (361, 0): "first_port", (362, 0): "last_port",
+    (361, 0): "first_port", (362, 0): "last_port", (466, 0): "quota", (467, 0): "threshold",
     (228, 0): "post_pub_port", (4, 0): "protocol", (239, 0): "direction", (323, 0): "observed_ms", (230, 0): "event",
 }  # fmt: skip
 
@@ -81,6 +84,14 @@ def expected_of(row: dict[str, Any]) -> dict[str, Any]:
     seen = {name: row[name] for name in names}
     seen |= {"post_pub_ip": row["pub_ip"], "post_pub_port": row["pub_port"]}
     seen |= {"start_ms": row["start_time"] // 1000, "end_ms": row["end_time"] // 1000}
+    if row["kind"] in ("refusal", "event"):
+        nat_event, detail = NAT_EVENTS[words_of(row["flags"])]
+        named = {name: seen[name] for name in ("start_ms", "end_ms", "protocol")}
+        named |= {"observed_ms": row["end_time"] // 1000, "event": nat_event}
+        if nat_event == 18:
+            return named | {"nat_ip": row["nat_ip"], "threshold": detail}
+        named |= {"pkts_from_vpc": row["session"], **{name: row[name] for name in ("pri_ip", "pub_ip", "pub_port")}}
+        return named | ({"quota": detail} if nat_event == 13 else {})
     if row["kind"].startswith("block"):
         event = {"block-allocated": 16, "block-released": 17}[row["kind"]]
         named = {name: seen[name] for name in ("session", "pri_ip", "nat_ip", "start_ms", "end_ms")}

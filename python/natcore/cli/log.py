@@ -1,4 +1,4 @@
-"""The commands of the session log's files: log top, usage, export, verify."""
+"""The commands of the session log's files: log top, usage, refusals, export, verify."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def add_to(app: typer.Typer) -> None:
 
 log_app = typer.Typer(
     no_args_is_help=True,
-    help="The session logs of the running gateway (list, start, stop, retry), and their files (top, usage, export, verify).",
+    help="The session logs of the running gateway (list, start, stop, retry), and their files (top, usage, refusals, export, "
+    "verify).",
 )
 add_log_commands(log_app)
 
@@ -104,6 +105,53 @@ def show_usage(
         console.print(f"from {utc(found[0].start)} to {utc(last)}; a full block is {highest:,} ports")
     if plot is not None:
         console.print(f"drawn: {report.text(plot)}", soft_wrap=True)
+
+
+@log_app.command("refusals")
+def show_refusals(
+    log: Annotated[
+        str,
+        typer.Argument(
+            metavar="FOLDER|URL", help="The log's Parquet files, or ClickHouse's http://HOST:8123/DATABASE/TABLE."
+        ),
+    ],
+    start: Annotated[str, typer.Option("--from", help="The begin of the span, with its zone.")],
+    until: Annotated[str, typer.Option("--until", help="The end of the span.")],
+    subscriber: Annotated[str | None, typer.Option(help="This inside address only.")] = None,
+    spool: Annotated[Path | None, typer.Option(help="The folder where rows wait for their destination.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What was refused to whom, when and why, and other events: of a log with refusals = true.
+
+    Exit status 0: this is all. Else as of natcore who: there may be more.
+    """
+    with failing(as_json):
+        from natcore.who.places import source_at
+        from natcore.who.refusals import refusals
+
+        answer = refusals(
+            source_at(log), start=moment_of("--from", start), end=moment_of("--until", until), subscriber=subscriber,
+            spool=spool,
+        )  # fmt: skip
+    if as_json:
+        report.print_json(answer.as_dict())
+    else:
+        table = _table("from", "until", "subscriber", "reason", "limit", "first to", numbers=("count",))
+        for row in (*answer.rows, *answer.perhaps):
+            table.add_row(
+                utc(row.start), utc(row.end), "several" if row in answer.perhaps else str(row.subscriber or row.outside or ""),
+                row.reason, row.limit, _place(row.destination, row.port, row.protocol), f"{row.count:,}",
+            )  # fmt: skip
+        report.console().print(table)
+        say(f"{answer.status}: {answer.count:,} in {len(answer.rows):,} rows")
+        for begin, end, why in answer.gaps:
+            say(f"  {utc(begin)} to {utc(end)}: {why}")
+    raise typer.Exit(0 if answer.status == "complete" else exit_codes.Answer.GAP)
+
+
+def _place(address: object, port: int, protocol: int) -> str:
+    where = "" if address is None else f"{address}:{port}" if port else f"{address}"
+    return f"{where} {protocol_name(protocol)}".strip() if protocol else where
 
 
 @log_app.command()

@@ -61,10 +61,15 @@ class EventFeeds:
 
     def open(self) -> EventFeed:
         """Return a new feed."""
-        feed = EventFeed(self._distribute)
+        feed = EventFeed(self.distribute)
+        self.add(feed)
+        return feed
+
+    def add(self, feed: EventFeed) -> None:
+        """Give a feed the events from now on."""
+        self.distribute()
         with self._lock:
             self._feeds.add(feed)
-        return feed
 
     def take(self) -> list[Event]:
         """Return the events for the gateway's own caller."""
@@ -77,7 +82,7 @@ class EventFeeds:
             taken, self._waiting = self._waiting, []
         return [*taken, *events]
 
-    def _distribute(self) -> None:
+    def distribute(self) -> None:
         """Take events on behalf of a feed; those for `take` wait, similar ones summed up."""
         with self._lock:
             events = self._take()

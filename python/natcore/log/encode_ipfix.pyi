@@ -4,7 +4,16 @@ from numpy.typing import NDArray
 FLOW_BYTES: int
 EVENT_BYTES: int
 BLOCK_BYTES: int
+EXHAUSTED_BYTES: int
+QUOTA_BYTES: int
+THRESHOLD_BYTES: int
 
 def encode_messages(
-    records: NDArray[np.uint8], sequence: int, domain: int, export_time: int, largest: int
+    records: NDArray[np.uint8],
+    sequence: int,
+    domain: int,
+    export_time: int,
+    largest: int,
+    nat_events: bytes,
+    details: bytes,
 ) -> tuple[bytes, list[int], int]: ...

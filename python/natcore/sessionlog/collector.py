@@ -36,6 +36,8 @@ from natcore.sessionlog import facts
 from natcore.sessionlog.baseline import Baseline, empty_part
 from natcore.sessionlog.facts import ALONE, BLOCKS, CLOSED, EMPTY, STARTED, STOPPED, Clock, Cover
 from natcore.sessionlog.heartbeat import Beat, OldestWindow, Windows
+from natcore.sessionlog.refusals import MINUTE, Tally, event_cover_row
+from natcore.sessionlog.refusals import STARTED as TALLY_STARTED
 from natcore.sessionlog.sender import attribute
 from natcore.sessionlog.session_log import Intake, SessionLog, check_rows
 from natcore.sessionlog.spool.format import Identity
@@ -43,6 +45,7 @@ from natcore.sinks.base import Batch, Records, Sink, join
 
 if TYPE_CHECKING:
     from natcore.gateway import Gateway
+    from natcore.internal.event_feeds import EventFeeds
 
 _log = logging.getLogger(__name__)
 _DRAIN_ROWS = 65_536  # a piece at most
@@ -132,7 +135,8 @@ class CollectedCore(Windows, Protocol):
 class Account(NamedTuple):
     """How far a gateway's session log had come when its process handed the gateway over. run: names its rows. next_number: of
     the next row. facts: rows about the log itself, so far. entries: numbers of those that it has stated. logs: names of
-    those that ran. blocks: rows of port blocks, so far. inode: of the file that has it; 0: of none."""
+    those that ran. blocks: rows of port blocks, so far. inode: of the file that has it; 0: of none. events: rows of refusals
+    and events, so far. tells_events: whether a log had them."""
 
     run: str
     next_number: int
@@ -141,6 +145,8 @@ class Account(NamedTuple):
     logs: tuple[str, ...]
     blocks: int = 0
     inode: int = 0
+    events: int = 0
+    tells_events: bool = False
 
 
 class Collector:
@@ -197,6 +203,9 @@ class Collector:
         self._logged: Mapping[tuple[int, ...], Records] = {}  # of what is in force
         self._facts = resumed.facts if resumed else 0  # rows about the log itself, so far
         self._blocks = resumed.blocks if resumed else 0  # rows of port blocks, so far
+        self._events = resumed.events if resumed else 0  # rows of refusals and events, so far
+        self._tally: Tally | None = None  # None: no log has such rows
+        self._tally_minute = 0  # what began before it has rows
         self._blocks_lost = 0  # of these, that found the ring full: reported ones
         self._must_list_blocks = False  # rows of blocks were lost
         self._tells_blocks = False  # the logs have a list of the blocks, and all rows of blocks since
@@ -232,6 +241,7 @@ class Collector:
         delivery: DeliveryPolicy | None = None,
         redact_destination: bool = False,
         rows: LogRows = "all",
+        refusals: EventFeeds | None = None,
         on_failure: OnFailure = "forward",
     ) -> SessionLog:
         """A new log, that counts from now. Open windows stay open where other logs run; this log's first rows of them
@@ -240,6 +250,7 @@ class Collector:
         name: of the log, and of its folder in `spool`; without one it is made from the delivery type.
         redact_destination: its rows do not say where the traffic went (RFC 6888 REQ-12); other logs' do.
         rows: "blocks": rows of port blocks alone, beside those about the log itself.
+        refusals: where the gateway's events come from, for rows of refusals and events; None: without these rows.
         on_failure: of the spool or the destination at the start. "forward": the log runs without it, and goes on trying;
         "refuse": an error, where it does not work within START_SECONDS. Later failures cost no packet either way.
         Rows that no log was there for and that `take_records` has not taken are dropped, counted `unclaimed`.
@@ -249,7 +260,7 @@ class Collector:
         with self._control:
             self._check_sink(sink)
             name = check_name(name, str(attribute(sink, "delivery_type")), {log.name for log in self._logs})
-            check_rows(rows, sink)
+            check_rows(rows, refusals is not None, sink)
             redact_destination = check_choice("redact_destination", redact_destination, (True, False))
             if delivery is not None and not isinstance(delivery, DeliveryPolicy):
                 raise ConfigurationError(f"delivery must be a DeliveryPolicy or None, got {show(delivery)}")
@@ -267,6 +278,7 @@ class Collector:
                 redact_destination,
                 rows,
                 on_failure,
+                refusals=refusals is not None,
                 goes_on=goes_on,
             )
             is_first = not self._logs
@@ -277,8 +289,11 @@ class Collector:
             elif not goes_on:  # else open windows are the log's from their begin
                 self._intakes[log].begin(self._open_windows())
             made = self._core.now_ns
+            tally = None if refusals is None else self._begin_tally(refusals)
             with self._draining:
                 self._drain()
+                if tally is not None and self._tally is not None:
+                    self._log_events(made)  # of before, for the other logs
                 if is_first:
                     self._lost_base = self._lost_reported = self._core.journal_lost
                     self._blocks_lost = self._core.blocks_lost
@@ -288,6 +303,10 @@ class Collector:
                 self._core.is_read = True
                 flags = STARTED if resumed else (STARTED | ALONE if is_first else STARTED) | (EMPTY if is_new else 0)
                 self._begin_facts(made, flags, () if resumed is None else resumed.entries)
+                if tally is not None:
+                    goes_on = goes_on and resumed is not None and resumed.tells_events
+                    is_new, self._tally = self._tally is None, tally
+                    self._log_events(made, TALLY_STARTED if is_new and not goes_on else 0)
             self._list_blocks(flags & EMPTY)
             if self._has_threads:
                 try:
@@ -321,7 +340,7 @@ class Collector:
 
     def _make(
         self, sink: Sink, name: str, spool: str | os.PathLike[str] | None, policy: DeliveryPolicy, redact: bool,
-        rows: LogRows, on_failure: OnFailure, *, goes_on: bool,
+        rows: LogRows, on_failure: OnFailure, *, refusals: bool, goes_on: bool,
     ) -> SessionLog:  # fmt: skip
         made_ns, complete_ns = self._core.now_ns, self._core.complete_ns
         oldest_ns = self._windows.look()
@@ -330,8 +349,8 @@ class Collector:
                 sink, self._identity, name=name, spool=Path(spool) / name if spool is not None else None,
                 policy=policy, beat=self._beat(oldest_ns, made_ns, complete_ns), check=self._check_sink, collect=self.step,
                 end=self.stop, connect=self._intakes.__setitem__,
-                redact_destination=redact, rows=rows, on_failure=on_failure, goes_on=goes_on, clock=self._clock,
-                wall=self._wall, chance=self._chance,
+                redact_destination=redact, rows=rows, refusals=refusals, on_failure=on_failure, goes_on=goes_on,
+                clock=self._clock, wall=self._wall, chance=self._chance,
             )  # fmt: skip
         except OSError as error:
             raise ConfigurationError(f"spool must be a writable folder, got {show(spool)}: {error}") from error
@@ -369,12 +388,23 @@ class Collector:
             if not self._logs:
                 return self._resumed
             self.beat()
+            tells_events = self._tally is not None
             names = tuple(log.name for log in self._logs)
             later = [log for log in self._logs if at_once and not log.has_spool and not _is_claimed(log.sink)]
             soon = [log for log in self._logs if at_once and log.has_spool]
             self._stop(self._logs, timeout, handed_over=True, soon=soon, later=later)
             entries = {key[1] for key in self._logged if key[0] == 0}
-            return Account(self.run, self._core.next_number, self._facts, tuple(sorted(entries)), names, self._blocks)
+            return Account(
+                self.run,
+                self._core.next_number,
+                self._facts,
+                tuple(sorted(entries)),
+                names,
+                self._blocks,
+                0,
+                self._events,
+                tells_events,
+            )
 
     def end_handed_over(self) -> None:
         """Wait for the logs that `hand_over` left delivering, in their time."""
@@ -393,11 +423,13 @@ class Collector:
         """Give each log a heartbeat: its rows so far are complete, and no older window is open."""
         self._check_clock()
         made_ns, complete_ns = self._core.now_ns, self._core.complete_ns
-        oldest_ns = self._windows.look()  # waits for the packets: no lock is held
+        oldest_ns = self._windows.look()  # waits for the packets: no lock is held, as in the next
+        self._pull_events()
         with self._draining:
             if self._logs:
                 self._drain()
                 self._log_changes()
+                self._log_minute(made_ns)
                 beat = self._beat(oldest_ns, made_ns, complete_ns)
                 self._beats += 1
                 if (self._core.next_number, self._blocks) != self._covered or self._beats >= COVER_BEATS:
@@ -472,14 +504,19 @@ class Collector:
     def set_epoch(self, epoch_ns: int, *, suspended: bool = False, right_us: int | None = None) -> None:
         """Label rows from now on by another clock; a row records the difference. right_us: the last label that
         is surely from before the machine slept; None: all so far are."""
+        made_ns = self._core.now_ns
+        self._pull_events()
         with self._draining:
             if self._logs:
                 self._drain()
                 self._log_cover(*self._labels(self._core.now_ns, self._core.complete_ns))
+                if self._tally is not None:
+                    self._log_events(made_ns)
             now_ns = self._core.now_ns
             before = self._core.label(now_ns)
             self._core.set_epoch(epoch_ns)
             after = self._core.label(now_ns)
+            self._tally_minute = after // MINUTE
             if before == after:
                 return
             row = facts.clock_row(before, after, facts.SUSPENDED if suspended else 0, right_us)
@@ -620,6 +657,42 @@ class Collector:
                 self._give(rows)
             self._log_cover(*labels)
 
+    # Rows of refusals and events
+
+    def _begin_tally(self, feeds: EventFeeds) -> Tally:
+        """Return the tally, with what came until now; a new one counts from now. No lock of the collector is held."""
+        if self._tally is not None:
+            self._pull_events()
+            return self._tally
+        tally = Tally(feeds.distribute, self._core.label, lambda: self._core.now_ns)
+        feeds.add(tally)
+        return tally
+
+    def _pull_events(self) -> None:
+        """Count events until now: it waits for the packets, so that no lock of the collector may be held."""
+        if (tally := self._tally) is not None:
+            tally.pull()
+
+    def _log_minute(self, made_ns: int) -> None:
+        """Log the refusals and events of a minute that is over. made_ns: of before they were pulled."""
+        minute = self._core.label(made_ns) // MINUTE
+        if self._tally is not None and minute > self._tally_minute:  # two may beat at once
+            self._log_events(made_ns, 0, minute)
+
+    def _log_events(self, made_ns: int, flags: int = 0, minute: int | None = None) -> None:
+        """Log the refusals and events so far, or of before the minute. made_ns: until when all have been pulled."""
+        assert self._tally is not None
+        until = self._core.label(made_ns) - 1 if minute is None else minute * MINUTE - 1
+        self._tally_minute = (until + 1) // MINUTE
+        told = self._tally.take_rows(minute)
+        since = self._core.label(self._core.now_ns) if minute is None else minute * MINUTE
+        rows = join([told, event_cover_row(until, since, flags)])
+        rows["number"] = self._core.next_number
+        rows["pkts_from_vpc"] = np.arange(self._events, self._events + len(rows))
+        self._events += len(rows)
+        self._accepted += len(rows)
+        self._give(rows)
+
     def _give(self, records: Records) -> None:
         records.flags.writeable = False
         for log in self._logs:
@@ -658,11 +731,17 @@ class Collector:
         if not handed_over:
             self._close_windows()
         made_ns, complete_ns = self._core.now_ns, self._core.complete_ns
+        self._pull_events()
         with self._draining:
             self._drain()
             made, swept = self._labels(made_ns, complete_ns)
+            if self._tally is not None:
+                self._log_events(made_ns)
             self._log_cover(made, made if flags & CLOSED else swept, 0 if handed_over else STOPPED | flags)
             self._logs = tuple(log for log in self._logs if log not in logs)
+            if self._tally is not None and not any(log.refusals for log in self._logs):
+                self._tally.close()
+                self._tally = None
             if not self._logs:
                 self._core.is_read = False
                 self._lost_before += self._core.journal_lost - self._lost_base

@@ -4,6 +4,7 @@ The texts of the Parquet key-value metadata: natcore_format, instance, vpc_id, r
 first_number, last_number; first_time and last_time, the earliest and the latest end_time in microseconds since 1970;
 longest_window, microseconds; addresses, JSON of the [nat_ip, eip or null] pairs in the file (null: too many to name);
 ranges, JSON of [first, last] for the numbers that are there, without a gap; blocks, likewise for rows of port blocks;
+events, likewise for rows of refusals and events;
 covers, JSON of the cover rows around these;
 facts, JSON of what is in force by its end (facts.py); gaps, JSON of [start, end, number, reason] of its gap rows;
 previous and previous_sha256, the file written before it in the folder ("": none); earlier, JSON of [name, SHA-256] of the
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from natcore.dtypes import GAP, WINDOW, format_ipv4, is_of_block
+from natcore.dtypes import GAP, WINDOW, format_ipv4, is_event, is_of_block
 from natcore.internal.extras import extra
 from natcore.sessionlog.facts import NO_FACTS, Cover, InForce, covers_of
 from natcore.sinks.base import Batch
@@ -56,7 +57,7 @@ class Pair(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Footer:
     """Times in microseconds since 1970. addresses None: not recorded. ranges: numbers, first and last, without a gap; blocks:
-    likewise, of rows of port blocks."""
+    likewise, of rows of port blocks; events: of refusals and events."""
 
     instance: str
     vpc_id: str
@@ -79,6 +80,7 @@ class Footer:
     order: str = ""
     compactions: str = ""
     blocks: tuple[Numbers, ...] = ()
+    events: tuple[Numbers, ...] = ()
 
     @classmethod
     def of(cls, batch: Batch, facts: InForce | None = None) -> Footer:
@@ -98,6 +100,7 @@ class Footer:
             int(ended.min()), int(ended.max()), longest, _pairs(named), ranges,
             few_covers(ranges, blocks, covers_of(rows)), (facts or NO_FACTS).after(rows),
             _few([LoggedGap(*gap) for gap in told]), blocks=blocks,
+            events=_ranges(rows[is_event(rows)]["pkts_from_vpc"]),
         )  # fmt: skip
 
     @property
@@ -119,6 +122,7 @@ class Footer:
             addresses=_bounded(self.addresses, later.addresses),
             ranges=ranges,
             blocks=blocks,
+            events=joined_ranges([*self.events, *later.events]),
             covers=few_covers(ranges, blocks, [*self.covers, *later.covers]),
             facts=later.facts.behind(self.facts),
             gaps=_few([*self.gaps, *later.gaps]),
@@ -130,7 +134,8 @@ class Footer:
             "first_number": str(self.first_number), "last_number": str(self.last_number),
             "first_time": str(self.first_time), "last_time": str(self.last_time),
             "longest_window": str(self.longest_window), "addresses": json.dumps(self.addresses),
-            "ranges": json.dumps(self.ranges), "blocks": json.dumps(self.blocks), "covers": json.dumps(self.covers),
+            "ranges": json.dumps(self.ranges), "blocks": json.dumps(self.blocks),
+            "events": json.dumps(self.events), "covers": json.dumps(self.covers),
             "facts": json.dumps(self.facts.encode()), "gaps": json.dumps(self.gaps),
             "previous": self.previous, "previous_sha256": self.previous_sha256, "removals": self.removals,
             "earlier": json.dumps(self.earlier),
@@ -160,6 +165,7 @@ def decode(metadata: Mapping[bytes, bytes]) -> Footer | None:
             replaces=tuple((str(name), str(sha256)) for name, sha256 in json.loads(text["replaces"])),
             order=text.get("order", ""), compactions=text.get("compactions", ""),
             blocks=tuple((int(first), int(last)) for first, last in json.loads(text.get("blocks", "[]"))),
+            events=tuple((int(first), int(last)) for first, last in json.loads(text.get("events", "[]"))),
         )  # fmt: skip
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):  # it is damaged
         return None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from natcore.config import DeliveryPolicy
-from natcore.dtypes import GAP, WINDOW, chosen, is_fact, is_of_block, redacted
+from natcore.dtypes import GAP, WINDOW, chosen, is_event, is_fact, is_of_block, redacted
 from natcore.errors import DeliveryError
 from natcore.sessionlog.buffer import Store
 from natcore.sessionlog.dead_letter import DeadLetters
@@ -70,6 +70,7 @@ class Sender:
         changed: Callable[[], None],
         redact: bool = False,
         blocks_alone: bool = False,
+        refusals: bool = False,
     ) -> None:
         self.sink = sink
         self.delivery_type: str = attribute(sink, "delivery_type")
@@ -81,6 +82,7 @@ class Sender:
         self._takes_gaps: bool = attribute(sink, "gaps")
         self._takes_blocks: bool = attribute(sink, "blocks")
         self._blocks_alone = blocks_alone
+        self.takes_refusals = bool(refusals and attribute(sink, "refusals"))
         self._sources = sources
         self._ledger = ledger
         self._policy = policy
@@ -128,7 +130,7 @@ class Sender:
         """Return the rows of RECORD (n,) that the sink takes, redacted if need be."""
         if self._redact:
             records = redacted(records)
-        if self.takes_all and self.takes_facts and self._takes_blocks:
+        if self.takes_all and self.takes_facts and self._takes_blocks and self.takes_refusals:
             return records
         kinds = records["kind"]
         wanted = kinds < GAP if self._takes_events else kinds == WINDOW
@@ -140,6 +142,8 @@ class Sender:
             wanted |= is_fact(records)
         if self._takes_blocks:
             wanted |= is_of_block(records)
+        if self.takes_refusals:
+            wanted |= is_event(records)
         return chosen(records, wanted)
 
     def step(self) -> float | None:

@@ -43,12 +43,16 @@ _IDLE_SECONDS = 1.0  # without a delivery, after which a stop waits no longer fo
 _JOIN_SECONDS = 0.02
 
 
-def check_rows(rows: LogRows, sink: Sink) -> None:
-    """Raise ConfigurationError unless `rows` is a choice, and a sink for port blocks alone takes their rows."""
+def check_rows(rows: LogRows, refusals: bool, sink: Sink) -> None:
+    """Raise ConfigurationError unless `rows` is a choice, and the sink takes the rows that are asked for."""
     check_choice("rows", rows, get_args(LogRows))
     if rows == "blocks" and not attribute(sink, "blocks"):
         raise ConfigurationError(
             f"rows must be 'all' with a sink that takes no rows of port blocks, got 'blocks' with {show(sink)}"
+        )
+    if refusals and not attribute(sink, "refusals"):
+        raise ConfigurationError(
+            f"refusals must be False with a sink that takes no rows of refusals, got True with {show(sink)}"
         )
 
 
@@ -104,6 +108,7 @@ class SessionLog:
     name = ReadOnly[str]("The log's name.")
     redact_destination = ReadOnly[bool]("Whether its rows leave out the remote.")
     rows = ReadOnly[str]('"all", or "blocks": rows of port blocks alone.')
+    refusals = ReadOnly[bool]("Whether it has rows of refusals and events.")
     on_failure = ReadOnly[str]('"forward" or "refuse": what becomes of the gateway where rows cannot be kept.')
 
     def __init__(
@@ -121,6 +126,7 @@ class SessionLog:
         connect: Callable[[SessionLog, Intake], None],
         redact_destination: bool = False,
         rows: LogRows = "all",
+        refusals: bool = False,
         on_failure: OnFailure = "forward",
         goes_on: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -130,6 +136,7 @@ class SessionLog:
         self._name = name
         self._redact_destination = redact_destination
         self._rows = rows
+        self._refusals = refusals
         self._on_failure = on_failure
         self._goes_on = goes_on  # a process that handed the gateway over has begun it
         self._identity = identity
@@ -292,7 +299,7 @@ class SessionLog:
             if self._stopping:
                 raise ConfigurationError(f"change of session log {show(self.name)}: it has been stopped")
             self._check(sink)
-            check_rows(self._rows, sink)
+            check_rows(self._rows, self._refusals, sink)
             before, thread = self._sender, self._threads[0] if self._threads else None
             self._sender = self._make_sender(sink)
             self._wake_sender.set()
@@ -522,7 +529,7 @@ class SessionLog:
         return Sender(
             sink, self._sources, self._ledger, self._policy, self._dead_letters,
             clock=self._clock, chance=self._chance, changed=self._wake_sender.set,
-            redact=self.redact_destination, blocks_alone=self._rows == "blocks",
+            redact=self.redact_destination, blocks_alone=self._rows == "blocks", refusals=self._refusals,
         )  # fmt: skip
 
     def _sources(self) -> list[Source]:

@@ -19,9 +19,12 @@ from natcore.dtypes import (
     CREATE,
     END,
     ENTRY,
+    EVENT,
+    EVENT_COVER,
     FIELDS,
     GAP,
     RECORD,
+    REFUSAL,
     SETTING,
     WINDOW,
     copy_into,
@@ -37,6 +40,7 @@ KINDS: Mapping[int, str] = {
     WINDOW: "window", CREATE: "create", END: "end", GAP: "gap",
     COVER: "cover", ENTRY: "entry", SETTING: "setting", CLOCK: "clock",
     BLOCK_ALLOCATED: "block-allocated", BLOCK_RELEASED: "block-released",
+    REFUSAL: "refusal", EVENT: "event", EVENT_COVER: "event-cover",
 }  # fmt: skip
 CONTRACT = ("instance", "vpc_id", *FIELDS[:13])  # the 15 fields of docs/session-log-contract.md, in its order
 _NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -190,6 +194,8 @@ class BaseSink:
         It takes gap rows.
     blocks
         It takes rows of port blocks.
+    refusals
+        It takes rows of refusals and events, where a log is asked for them.
     facts
         It takes rows about the log itself, from which `who` knows what it may conclude.
     region
@@ -202,6 +208,7 @@ class BaseSink:
     events: bool = False
     gaps: bool = False
     blocks: bool = False
+    refusals: bool = False
     facts: bool = False
     region: str | None = None
 

@@ -49,7 +49,7 @@ _ORDER = "nat_ip, protocol, nat_port, end_time, run, number, kind, pkts_from_vpc
 # Rows about the log itself are few, and read for every question.
 _FACTS_INDEX = "INDEX facts kind TYPE set(16) GRANULARITY 4"
 _BY_INSIDE = "PROJECTION by_inside (SELECT * ORDER BY pri_ip, end_time)"
-_TIMED_KINDS = "('window', 'create', 'end', 'block-allocated', 'block-released')"
+_TIMED_KINDS = "('window', 'create', 'end', 'block-allocated', 'block-released', 'refusal', 'event', 'event-cover')"
 _INTEGERS = {"u1": "UInt8", "u2": "UInt16", "u4": "UInt32", "u8": "UInt64", "i8": "Int64"}
 _FIRST_WITH_TYPES = (20, 1)  # IPv4 came with 19.3, DateTime64 with 20.1
 _FIRST_WITH_ASYNC_INSERT = (21, 11)
@@ -102,6 +102,7 @@ class ClickHouseSink(BatchedSink):
     events = True
     gaps = True
     blocks = True
+    refusals = True
     facts = True
 
     def __init__(

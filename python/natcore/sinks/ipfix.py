@@ -1,8 +1,8 @@
 """IpfixSink: session logs to a flow collector, as IPFIX (RFC 7011) with NAT44 session events (RFC 8158).
 
 Window rows become biflow records (RFC 5103): the source is the inside host, the reverse elements count what came
-from outside. `create` and `end` rows become events: natEvent 4 and 5; rows of port blocks natEvent 16 and 17. The encoder is
-natcore.log.encode_ipfix.
+from outside. `create` and `end` rows become events: natEvent 4 and 5; rows of port blocks natEvent 16 and 17; refusals and
+thresholds natEvent 12, 13 and 18, as far as the registry has a number. The encoder is natcore.log.encode_ipfix.
 """
 
 from __future__ import annotations
@@ -15,9 +15,18 @@ from typing import get_args
 
 from natcore import choices
 from natcore.errors import ConfigurationError
+from natcore.events import LIMITS, REASONS
 from natcore.internal.redaction import show
 from natcore.internal.validation import check_choice, check_integer, check_name, check_number
-from natcore.log.encode_ipfix import BLOCK_BYTES, EVENT_BYTES, FLOW_BYTES, encode_messages
+from natcore.log.encode_ipfix import (
+    BLOCK_BYTES,
+    EVENT_BYTES,
+    EXHAUSTED_BYTES,
+    FLOW_BYTES,
+    QUOTA_BYTES,
+    THRESHOLD_BYTES,
+    encode_messages,
+)
 from natcore.sinks._connection import Connection, Datagrams, Tls, stream
 from natcore.sinks.base import BaseSink, Batch, Receipt
 
@@ -64,7 +73,41 @@ BLOCK = (
     (362, 0, 2),  # portRangeEnd
     (230, 0, 1),  # natEvent: 16 port block allocated, 17 de-allocated
 )
+EXHAUSTED = (
+    (323, 0, 8),
+    (152, 0, 8),  # flowStartMilliseconds: of the first packet that was refused
+    (153, 0, 8),
+    (2, 0, 8),  # packetDeltaCount: packets that were refused
+    (8, 0, 4),  # 0.0.0.0: of several subscribers
+    (12, 0, 4),  # where the first one was going, as the next two
+    (11, 0, 2),
+    (4, 0, 1),
+    (230, 0, 1),  # natEvent: 12 NAT ports exhausted
+)
+QUOTA = (*EXHAUSTED, (466, 0, 4))  # natEvent 13, quota exceeded; natQuotaExceededEvent
+THRESHOLD = (
+    (323, 0, 8),
+    (152, 0, 8),
+    (153, 0, 8),
+    (225, 0, 4),
+    (4, 0, 1),  # 0: port blocks
+    (230, 0, 1),  # natEvent: 18 threshold reached
+    (467, 0, 4),  # natThresholdEvent
+)
 FLOW_TEMPLATE, EVENT_TEMPLATE, BLOCK_TEMPLATE = 256, 257, 258
+EXHAUSTED_TEMPLATE, QUOTA_TEMPLATE, THRESHOLD_TEMPLATE = 259, 260, 261
+# (reason, limit) -> natEvent, and natQuotaExceededEvent or natThresholdEvent, by IANA's registry. It has no number for others:
+# rates, conflicts, sessions opened from outside, a threshold of sessions.
+NAT_EVENTS: Mapping[tuple[str, str], tuple[int, int]] = {
+    ("ports-exhausted", "pool"): (12, 0),
+    ("session-limit", "max_sessions"): (13, 1),
+    ("session-limit", "max_mappings"): (13, 2),
+    ("session-limit", "max_subscribers"): (13, 4),
+    ("subscriber-limit", "sessions_per_subscriber"): (13, 3),
+    ("subscriber-limit", "ports_per_subscriber"): (13, 3),
+    ("subscriber-limit", "blocks"): (13, 3),
+    ("ports-threshold", "pool"): (18, 3),
+}
 _LARGEST = {"tcp": 65_535, "udp": 1400}  # bytes of a message
 
 
@@ -77,17 +120,36 @@ def _template(number: int, fields: Sequence[tuple[int, int, int]]) -> bytes:
 
 
 _TEMPLATES = b"".join(
-    (_template(FLOW_TEMPLATE, FLOW), _template(EVENT_TEMPLATE, EVENT), _template(BLOCK_TEMPLATE, BLOCK))
-)
+    _template(number, fields) for number, fields in (
+        (FLOW_TEMPLATE, FLOW), (EVENT_TEMPLATE, EVENT), (BLOCK_TEMPLATE, BLOCK), (EXHAUSTED_TEMPLATE, EXHAUSTED),
+        (QUOTA_TEMPLATE, QUOTA), (THRESHOLD_TEMPLATE, THRESHOLD),
+    )
+)  # fmt: skip
 assert sum(length for _, _, length in FLOW) == FLOW_BYTES
 assert sum(length for _, _, length in EVENT) == EVENT_BYTES
 assert sum(length for _, _, length in BLOCK) == BLOCK_BYTES
+assert sum(length for _, _, length in EXHAUSTED) == EXHAUSTED_BYTES
+assert sum(length for _, _, length in QUOTA) == QUOTA_BYTES
+assert sum(length for _, _, length in THRESHOLD) == THRESHOLD_BYTES
+
+
+def _by_code(which: int) -> bytes:
+    """Return a number of NAT_EVENTS for each value of `flags` (natcore.events.code_of)."""
+    found = bytearray(1 << 12)
+    for reason, name in REASONS.items():
+        for limit, argument in enumerate(LIMITS):
+            found[reason | limit << 8] = NAT_EVENTS.get((name, argument), (0, 0))[which]
+    return bytes(found)
+
+
+_NAT_EVENTS, _DETAILS = _by_code(0), _by_code(1)
 
 
 class IpfixSink(BaseSink):
-    """Sends flow records to a collector as IPFIX (RFC 7011), with session and port block events (RFC 8158).
+    """Sends flow records to a collector as IPFIX (RFC 7011), with events of RFC 8158.
 
-    IPFIX has no element for a row's number, run, `eip` or VPC.
+    IPFIX has no element for a row's number, run, `eip` or VPC. Rows of refusals and events for which its registry has no
+    natEvent are not sent (docs/session-log.md).
 
     Parameters
     ----------
@@ -112,6 +174,7 @@ class IpfixSink(BaseSink):
     delivery_type = "ipfix"
     events = True
     blocks = True
+    refusals = True
 
     def __init__(
         self,
@@ -166,7 +229,9 @@ class IpfixSink(BaseSink):
         self._begin()
         now = int(self._wall()) & 0xFFFFFFFF
         largest = _LARGEST[self._transport]
-        data, ends, count = encode_messages(batch.records.view("u1"), self._sequence, self._domain, now, largest)
+        data, ends, count = encode_messages(
+            batch.records.view("u1"), self._sequence, self._domain, now, largest, _NAT_EVENTS, _DETAILS
+        )
         view = memoryview(data)
         parts = [data] if self._is_tcp else [view[start:end] for start, end in pairwise([0, *ends])]
         self._connection.send(parts)

@@ -23,14 +23,17 @@ from natcore.sinks._json_rows import json_rows
 from natcore.sinks.base import Batch, BatchedSink, Receipt, file_stem, row_column
 
 Identity = tuple[int, str, int]  # of a row within its run
+_EVENTS = ("refusal", "event", "event-cover")
 
 
 def identity(number: int, kind: str, sequence: int) -> Identity:
     """Return what tells a row from others of its run: a session's has a number of its own; a gap row has that of the last
-    missing row, and a port block's is numbered apart."""
+    missing row; a port block's is numbered apart, and so are those of refusals and events."""
     if kind == "gap":
         return number, kind, 0
-    return (number, kind, sequence) if kind.startswith("block") else (number, "", 0)
+    if kind.startswith("block"):
+        return number, kind, sequence
+    return (0, "event", sequence) if kind in _EVENTS else (number, "", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,7 @@ class JsonLinesSink(BatchedSink):
     events = True
     gaps = True
     blocks = True
+    refusals = True
 
     folder = ReadOnly[Path]("The folder of its files.")
 

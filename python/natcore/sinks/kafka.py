@@ -67,6 +67,7 @@ class KafkaSink(BaseSink):
     events = True
     gaps = True
     blocks = True
+    refusals = True
 
     def __init__(
         self,

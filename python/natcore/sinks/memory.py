@@ -26,6 +26,7 @@ class MemorySink(BatchedSink):
     events = True
     gaps = True
     blocks = True
+    refusals = True
 
     def __init__(
         self, *, capacity: int | None = None, batch_rows: int | None = None, batch_seconds: float | None = 0.0

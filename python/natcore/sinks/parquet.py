@@ -72,6 +72,7 @@ class ParquetSink(BatchedSink):
     events = True
     gaps = True
     blocks = True
+    refusals = True
     facts = True
 
     folder = ReadOnly[Path]("The folder of its files.")

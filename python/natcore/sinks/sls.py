@@ -143,7 +143,7 @@ class SlsSink(BaseSink):
         self._schema, self._row = schema, row
         self._is_whole = rows == "all"
         if self._is_whole:
-            self.events = self.gaps = self.blocks = self.facts = True
+            self.events = self.gaps = self.blocks = self.refusals = self.facts = True
         self._timeout = timeout
         self._client: Client | None = None
         self._client_pid = 0

@@ -54,6 +54,7 @@ class SyslogSink(BaseSink):
     events = True
     gaps = True
     blocks = True
+    refusals = True
 
     def __init__(
         self,

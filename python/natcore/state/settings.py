@@ -125,19 +125,39 @@ def _made(made: Mapping[str, Any]) -> tuple[dict[str, Any], SavedEntries, Accoun
 
 
 def _account(
-    run: str, next_number: int, facts: int, entries: Sequence[int], logs: Sequence[str], blocks: int, inode: int
+    run: str,
+    next_number: int,
+    facts: int,
+    entries: Sequence[int],
+    logs: Sequence[str],
+    blocks: int,
+    inode: int,
+    events: int = 0,
+    tells_events: bool = False,
 ) -> Account:
     from natcore.sessionlog.collector import Account
 
     if not isinstance(run, str) or not _RUN.fullmatch(run):
         raise ValueError(f"{run!r} names no run")
-    if not all(isinstance(each, int) and 0 <= each < 1 << 53 for each in (next_number, facts, blocks)):
-        raise ValueError(f"{next_number!r}, {facts!r} and {blocks!r} are no numbers of rows")
+    if not all(isinstance(each, int) and 0 <= each < 1 << 53 for each in (next_number, facts, blocks, events)):
+        raise ValueError(f"{next_number!r}, {facts!r}, {blocks!r} and {events!r} are no numbers of rows")
     if not isinstance(inode, int):
         raise ValueError(f"{inode!r} is no file's number")
     if not all(isinstance(name, str) for name in logs):
         raise ValueError(f"{logs!r} are no names of session logs")
-    return Account(run, next_number, facts, tuple(_number(each) for each in entries), tuple(logs), blocks, inode)
+    if not isinstance(tells_events, bool):
+        raise ValueError(f"{tells_events!r} is neither true nor false")
+    return Account(
+        run,
+        next_number,
+        facts,
+        tuple(_number(each) for each in entries),
+        tuple(logs),
+        blocks,
+        inode,
+        events,
+        tells_events,
+    )
 
 
 def saved_entry(row: Entry) -> SavedEntry:

@@ -10,20 +10,26 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from natcore.dtypes import BLOCK_ALLOCATED, BLOCK_RELEASED, FIELDS
+from natcore.dtypes import BLOCK_ALLOCATED, BLOCK_RELEASED, EVENT_COVER, FIELDS, REFUSAL
 from natcore.errors import ConfigurationError, Error
 from natcore.internal.http_request import post
 from natcore.internal.redaction import show
 from natcore.internal.validation import check_number, check_optional_text, check_url, parse_ipv4
 from natcore.sinks.base import ADDRESSES, TIMES
 from natcore.who.source import REDACTED, Part, Sought
-from natcore.who.table_source import CHUNK, COLUMNS, FOREVER, Counted, Key, TableSource, wire_addresses
+from natcore.who.table_source import CHUNK, COLUMNS, EVENT_COLUMNS, FOREVER, Counted, Key, TableSource, wire_addresses
 
 _SESSION_KINDS = "('window', 'create', 'end')"
 _BLOCK_KINDS = f"({BLOCK_ALLOCATED:d}, {BLOCK_RELEASED:d})"  # numbers: a table of before has no words for them
 _FACT_KINDS = "('gap', 'cover', 'entry', 'setting', 'clock')"
 _OF_BLOCKS = f"CAST(kind, 'Int8') IN {_BLOCK_KINDS}"
-_NUMBER: Mapping[Counted, str] = {"sessions": "number", "facts": "pkts_from_vpc", "blocks": "pkts_from_vpc"}
+_OF_EVENTS = f"CAST(kind, 'Int8') BETWEEN {REFUSAL:d} AND {EVENT_COVER:d}"
+_NUMBER: Mapping[Counted, str] = {
+    "sessions": "number",
+    "facts": "pkts_from_vpc",
+    "blocks": "pkts_from_vpc",
+    "events": "pkts_from_vpc",
+}
 _SETTINGS = {  # an exception has a status of its own, and no part of an answer is taken for the whole
     "wait_end_of_query": "1", "default_format": "JSONCompact", "output_format_json_quote_64bit_integers": "1",
     "result_overflow_mode": "throw", "read_overflow_mode": "throw", "timeout_overflow_mode": "throw",
@@ -118,6 +124,8 @@ class ClickHouseSource(TableSource):
     def _counted(self, counted: Counted, start: int, end: int) -> str:
         if counted == "sessions":
             return f"kind IN {_SESSION_KINDS} AND {self._within(start, end)}"
+        if counted == "events":
+            return f"{_OF_EVENTS} AND {self._within(start, end)}"
         return _OF_BLOCKS if counted == "blocks" else "kind IN ('cover', 'entry', 'setting', 'clock')"
 
     def session_rows(self, sought: Sought, parts: Sequence[Part], start: int, end: int) -> list[list[Any]]:
@@ -130,11 +138,19 @@ class ClickHouseSource(TableSource):
     def block_rows(self, sought: Sought, parts: Sequence[Part]) -> list[list[Any]]:
         """Return the rows of port blocks."""
         columns = ", ".join(self._output("pkts_from_vpc" if name == "number" else name) for name in COLUMNS)
-        assert sought.port is not None
-        within = f"nat_port <= {sought.port} AND pub_port >= {sought.port}"
-        address = self._conditions(Sought(sought.address), parts)
+        within = "" if sought.port is None else f" AND nat_port <= {sought.port} AND pub_port >= {sought.port}"
+        of_host = self._conditions(Sought(sought.address, inside=sought.inside), parts)
         return self._select(
-            f"SELECT instance, vpc_id, run, {columns} FROM {self._table} WHERE {_OF_BLOCKS} AND {within}{address}"
+            f"SELECT instance, vpc_id, run, {columns} FROM {self._table} WHERE {_OF_BLOCKS}{within}{of_host}"
+        )
+
+    def event_rows(self, start: int, end: int, inside: str | None) -> list[list[Any]]:
+        """Return the rows of refusals and events."""
+        several = f"({self._address('0.0.0.0')}, {self._address(inside)})" if inside is not None else ""
+        of_inside = f" AND (CAST(kind, 'Int8') != {REFUSAL:d} OR pri_ip IN {several})" if several else ""
+        return self._select(
+            f"SELECT instance, vpc_id, run, {', '.join(map(self._output, EVENT_COLUMNS))} FROM {self._table} "
+            f"WHERE {_OF_EVENTS} AND {self._within(start, end)}{of_inside}"
         )
 
     def _conditions(self, sought: Sought, parts: Sequence[Part]) -> str:

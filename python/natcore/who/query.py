@@ -143,8 +143,8 @@ class Answer:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON: times in ISO 8601, addresses dotted."""
-        result: dict[str, Any] = _plain(asdict(self))
-        return result | {"subscriber": _plain(self.subscriber)}
+        result: dict[str, Any] = plain(asdict(self))
+        return result | {"subscriber": plain(self.subscriber)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,7 @@ class Listing:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON: times in ISO 8601, addresses dotted."""
-        result: dict[str, Any] = _plain(asdict(self))
+        result: dict[str, Any] = plain(asdict(self))
         return result
 
 
@@ -528,11 +528,11 @@ def _time(microseconds: int) -> datetime:
     return EPOCH + timedelta(microseconds=microseconds)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     return str(value) if isinstance(value, IPv4Address) else value

@@ -65,7 +65,7 @@ class Question:
             check_integer("port", port, 0, 65_535)
         self.port = port
         self.protocol = None if protocol is None and port is None else protocol_number(protocol)
-        self.at, self.until = _checked("at", at), None if until is None else _checked("until", until)
+        self.at, self.until = checked_moment("at", at), None if until is None else checked_moment("until", until)
         if self.until is not None and not self.at <= self.until <= self.at + LONGEST_SPAN:
             raise ConfigurationError(
                 f"until must be after {show(at)}, by {LONGEST_SPAN.days} days at most, got {show(until)}"
@@ -74,8 +74,8 @@ class Question:
         if longest_idle is not None:
             check_number("longest_idle", longest_idle, 0, 1e6, unit="seconds")
         self.tolerance = float(tolerance)
-        self.start = _micros(self.at) - round(tolerance * 1e6)
-        self.end = _micros(self.until or self.at) + round(tolerance * 1e6)
+        self.start = micros(self.at) - round(tolerance * 1e6)
+        self.end = micros(self.until or self.at) + round(tolerance * 1e6)
         self.longest_idle = None if longest_idle is None else round(longest_idle * 1e6)
         address_asked, port_asked = remote if isinstance(remote, tuple) else (remote, None)
         self.remote_address = None if address_asked is None else parse_ipv4(address_asked, "remote")
@@ -122,7 +122,7 @@ class Question:
         return self.inside is not None and int(self.inside) >> (32 - prefix) == first >> (32 - prefix)
 
 
-def _checked(name: str, moment: datetime) -> datetime:
+def checked_moment(name: str, moment: datetime) -> datetime:
     if not isinstance(moment, datetime) or moment.tzinfo is None:
         raise ConfigurationError(
             f"{name} must be a datetime with its time zone, such as {show(EPOCH)}, got {show(moment)}"
@@ -132,5 +132,5 @@ def _checked(name: str, moment: datetime) -> datetime:
     return moment
 
 
-def _micros(moment: datetime) -> int:
+def micros(moment: datetime) -> int:
     return (moment - EPOCH) // timedelta(microseconds=1)

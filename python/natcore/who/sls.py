@@ -20,8 +20,10 @@ from natcore.dtypes import (
     CREATE,
     END,
     ENTRY,
+    EVENT_COVER,
     FIELDS,
     GAP,
+    REFUSAL,
     SETTING,
     WINDOW,
 )
@@ -32,7 +34,7 @@ from natcore.internal.validation import check_name, check_number, check_optional
 from natcore.sinks.base import ADDRESSES
 from natcore.sinks.sls import MICROSECONDS
 from natcore.who.source import REDACTED, Part, Sought
-from natcore.who.table_source import CHUNK, COLUMNS, FOREVER, Counted, Key, TableSource
+from natcore.who.table_source import CHUNK, COLUMNS, EVENT_COLUMNS, FOREVER, Counted, Key, TableSource
 
 if TYPE_CHECKING:
     from natcore.sinks._sls_client import Client, Credentials
@@ -41,7 +43,13 @@ MOST_ROWS = 1_000_000  # of an answer, as the service limits it
 _SESSIONS = f"kind in [{WINDOW} {END}]"
 _FACTS = f"kind in [{COVER} {CLOCK}]"
 _BLOCKS = f"kind in [{BLOCK_ALLOCATED} {BLOCK_RELEASED}]"
-_NUMBER: Mapping[Counted, str] = {"sessions": "number", "facts": "pkts_from_vpc", "blocks": "pkts_from_vpc"}
+_EVENTS = f"kind in [{REFUSAL} {EVENT_COVER}]"
+_NUMBER: Mapping[Counted, str] = {
+    "sessions": "number",
+    "facts": "pkts_from_vpc",
+    "blocks": "pkts_from_vpc",
+    "events": "pkts_from_vpc",
+}
 assert WINDOW < CREATE < END < GAP < COVER < ENTRY < SETTING < CLOCK < BLOCK_ALLOCATED < BLOCK_RELEASED
 _SECOND = 1_000_000
 _RUN = re.compile("[0-9A-Za-z-]{1,64}")
@@ -147,6 +155,8 @@ class SlsSource(TableSource):
     def _counted(self, counted: Counted, start: int, end: int) -> tuple[str, int, int]:
         if counted == "sessions":
             return _SESSIONS, start, end
+        if counted == "events":
+            return _EVENTS, start, end
         return _BLOCKS if counted == "blocks" else _FACTS, 0, FOREVER
 
     def session_rows(self, sought: Sought, parts: Sequence[Part], start: int, end: int) -> list[list[Any]]:
@@ -168,14 +178,25 @@ class SlsSource(TableSource):
 
     def block_rows(self, sought: Sought, parts: Sequence[Part]) -> list[list[Any]]:
         """Return the rows of port blocks."""
-        search = (
-            f"{_BLOCKS} and nat_port <= {sought.port} and pub_port >= {sought.port} "
-            f'and (nat_ip: "{sought.address}" or eip: "{sought.address}")'
-        )
+        search = _BLOCKS
+        if sought.port is not None:
+            search += f" and nat_port <= {sought.port} and pub_port >= {sought.port}"
+        if sought.address is not None:
+            search += f' and (nat_ip: "{sought.address}" or eip: "{sought.address}")'
+        if sought.inside is not None:
+            search += f' and pri_ip: "{sought.inside}"'
         names = ["pkts_from_vpc" if name == "number" else name for name in COLUMNS]
         columns = ("instance", "vpc_id", "run", *(MICROSECONDS.get(name, name) for name in names))
         found = self._select(search, columns, 0, FOREVER)
         return [_numbers(row, ("", "", "", *names)) for row in found]
+
+    def event_rows(self, start: int, end: int, inside: str | None) -> list[list[Any]]:
+        """Return the rows of refusals and events."""
+        of_inside = f'(kind in [{REFUSAL + 1} {EVENT_COVER}] or pri_ip: "{inside}" or pri_ip: "0.0.0.0")'
+        columns = ("instance", "vpc_id", "run", *(MICROSECONDS.get(name, name) for name in EVENT_COLUMNS))
+        search = _EVENTS if inside is None else f"{_EVENTS} and {of_inside}"
+        found = [_numbers(row, ("", "", "", *EVENT_COLUMNS)) for row in self._select(search, columns, start, end)]
+        return [row for row in found if start <= int(row[-1]) <= end]  # the service has seconds
 
     def _select(self, search: str, columns: Sequence[str], start: int, end: int, behind: str = "") -> list[list[str]]:
         """Return the columns of the logs that are found, of rows that ended from start to end (microseconds)."""

@@ -7,7 +7,7 @@ A source finds rows and tells which numbers and facts it has; what follows from 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -82,11 +82,11 @@ class Sought:
         )
 
     def is_in_block(self, row: Row) -> bool:
-        """Return whether the address and the port are in the port block of the row, which is one of a block."""
+        """Return whether the port block of the row, which is one of a block, has the address, the port and the inside."""
         return (
-            self.address in (row.nat_ip, row.eip)
-            and self.port is not None
-            and row.nat_port <= self.port <= row.pub_port
+            (self.address is None or self.address in (row.nat_ip, row.eip))
+            and (self.port is None or row.nat_port <= self.port <= row.pub_port)
+            and self.inside in (None, row.pri_ip)
         )
 
 
@@ -95,6 +95,33 @@ class FoundRow(NamedTuple):
 
     part: str
     row: Row
+
+
+class EventRow(NamedTuple):
+    """A row of a refusal, an event, or of until when these are complete (natcore.sessionlog.refusals). Times in microseconds
+    since 1970."""
+
+    instance: str
+    vpc_id: str
+    run: str
+    sequence: int
+    kind: str
+    flags: int
+    protocol: int
+    pri_ip: str
+    pub_ip: str
+    pub_port: int
+    nat_ip: str
+    counted: int
+    start: int
+    end: int
+
+
+class FoundEvents(NamedTuple):
+    """Rows of refusals and events, and the sequences of all that there are in that time, by instance and run."""
+
+    rows: Sequence[EventRow]
+    sequences: Mapping[tuple[str, str], Sequence[tuple[int, int]]]
 
 
 class LostRun(NamedTuple):
@@ -136,8 +163,16 @@ class Source(ABC):
 
     @abstractmethod
     def find_blocks(self, sought: Sought, parts: Sequence[Part]) -> Sequence[FoundRow]:
-        """Return the rows of port blocks with the sought address and port in the parts, of all times; `number` is
-        their sequence.
+        """Return the rows of port blocks with the sought address, port and inside address in the parts, of all times; `number`
+        is their sequence.
+
+        Raises PartsMoved, DamagedPart.
+        """
+
+    @abstractmethod
+    def find_events(self, start: int, end: int, inside: str | None) -> FoundEvents:
+        """Return the rows of refusals and events that ended from start to end; of refusals only those of an inside address,
+        with those of several, if one is given.
 
         Raises PartsMoved, DamagedPart.
         """

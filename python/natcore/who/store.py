@@ -39,6 +39,8 @@ from natcore.who.conclude import Gap, Row
 from natcore.who.source import (
     REDACTED,
     DamagedPart,
+    EventRow,
+    FoundEvents,
     FoundRow,
     LostRun,
     Part,
@@ -169,22 +171,53 @@ class Store(Source):
         return without_redacted_copies(sought, near, found)
 
     def find_blocks(self, sought: Sought, parts: Sequence[Part]) -> list[FoundRow]:
-        """Return the rows of the port blocks with the sought address and port."""
+        """Return the rows of the port blocks with the sought address, port and inside address."""
         holding = [
             part for part in parts
             if part.footer.blocks
-            and (part.footer.addresses is None or any(sought.address in pair for pair in part.footer.addresses))
+            and (
+                sought.address is None or part.footer.addresses is None
+                or any(sought.address in pair for pair in part.footer.addresses)
+            )
         ]  # fmt: skip
         footers = {part.name: part.footer for part in holding}
-        where = (
-            "kind IN ('block-allocated', 'block-released') AND (nat_ip = $address OR eip = $address) "
-            "AND nat_port <= $port AND pub_port >= $port"
-        )
+        where, values = "kind IN ('block-allocated', 'block-released')", dict[str, Any]()
+        for name, value, condition in (
+            ("address", sought.address, "(nat_ip = $address OR eip = $address)"),
+            ("port", sought.port, "nat_port <= $port AND pub_port >= $port"),
+            ("inside", sought.inside, "pri_ip = $inside"),
+        ):
+            if value is not None:
+                where, values[name] = f"{where} AND {condition}", value
         columns = _COLUMNS.replace("number", "pkts_from_vpc", 1)
         return [
-            FoundRow(path, _row(footers[path], *fields))
-            for path, *fields in self.rows(columns, where, {"address": sought.address, "port": sought.port}, holding)
+            FoundRow(path, _row(footers[path], *fields)) for path, *fields in self.rows(columns, where, values, holding)
         ]
+
+    def find_events(self, start: int, end: int, inside: str | None) -> FoundEvents:
+        """Return the rows of refusals and events that ended from start to end."""
+        holding = [
+            part for part in self.parts(start, end)
+            if part.footer.events and part.footer.first_time <= end and part.footer.last_time >= start
+        ]  # fmt: skip
+        footers = {part.name: part.footer for part in holding}
+        sequences: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+        for part in holding:
+            sequences[part.run] += part.footer.events
+        where = "kind IN ('refusal', 'event', 'event-cover') AND epoch_us(end_time) BETWEEN $start AND $end"
+        values: dict[str, Any] = {"start": start, "end": end}
+        if inside is not None:
+            where += " AND (kind != 'refusal' OR pri_ip IN ($inside, '0.0.0.0'))"
+            values["inside"] = inside
+        columns = (
+            "filename, pkts_from_vpc, kind, flags, protocol, pri_ip, pub_ip, pub_port, nat_ip, session, epoch_us(start_time), "
+            "epoch_us(end_time)"
+        )
+        rows = [
+            EventRow(footers[path].instance, footers[path].vpc_id, footers[path].run, *fields)
+            for path, *fields in self.rows(columns, where, values, holding)
+        ]
+        return FoundEvents(rows, sequences)
 
     @staticmethod
     def _searches(sought: Sought, near: Sequence[Part]) -> Iterator[tuple[str, dict[str, Any], list[Part]]]:

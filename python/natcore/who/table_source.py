@@ -21,7 +21,7 @@ from natcore.sessionlog.facts import NO_FACTS, Cover, covers_of
 from natcore.sessionlog.file_metadata import Footer, LoggedGap, Numbers, few_covers, joined_ranges, missing_numbers
 from natcore.sinks.base import KINDS, Records
 from natcore.who.conclude import Row
-from natcore.who.source import REDACTED, FoundRow, Part, Sought, Source, without_redacted_copies
+from natcore.who.source import REDACTED, EventRow, FoundEvents, FoundRow, Part, Sought, Source, without_redacted_copies
 
 HOUR = 3_600_000_000  # microseconds
 CHUNK = 1 << 16  # numbers
@@ -32,7 +32,10 @@ _SLACKS = (HOUR, 49 * HOUR)  # around the time that is asked for: rows come in t
 _MOST_REMEMBERED = 64  # stretches of time
 
 Key = tuple[str, str, str]  # instance, vpc_id, run
-Counted = Literal["sessions", "facts", "blocks"]  # what is counted: rows of sessions by number, the others by sequence
+Counted = Literal["sessions", "facts", "blocks", "events"]  # rows of sessions are counted by number, others by sequence
+EVENT_COLUMNS = (
+    "pkts_from_vpc", "kind", "flags", "protocol", "pri_ip", "pub_ip", "pub_port", "nat_ip", "session", "start_time", "end_time",
+)  # fmt: skip
 
 
 class TableSource(Source):
@@ -68,7 +71,7 @@ class TableSource(Source):
     def chunks(self, counted: Counted, start: int, end: int) -> Sequence[Sequence[Any]]:
         """Return instance, vpc_id, run, the first number of a chunk, the least, the greatest and the count of different
         values, and the longest window, of the sessions' rows that ended from start to end; or of all facts, or rows of port
-        blocks."""
+        blocks; or of rows of refusals and events that ended from start to end."""
 
     @abstractmethod
     def values(self, counted: Counted, key: Key, firsts: Sequence[int], start: int, end: int) -> Sequence[int]:
@@ -81,7 +84,12 @@ class TableSource(Source):
     @abstractmethod
     def block_rows(self, sought: Sought, parts: Sequence[Part]) -> Sequence[Sequence[Any]]:
         """Return instance, vpc_id, run and COLUMNS, with the sequence for the number, of the rows of port blocks with the
-        sought address and port; more of them do no harm."""
+        sought address, port and inside address; more of them do no harm."""
+
+    @abstractmethod
+    def event_rows(self, start: int, end: int, inside: str | None) -> Sequence[Sequence[Any]]:
+        """Return instance, vpc_id, run and EVENT_COLUMNS (addresses as integers, times in microseconds) of the rows of refusals
+        and events that ended from start to end; of refusals those of an inside address and of 0.0.0.0, if one is given."""
 
     # ---- the source ----
 
@@ -158,7 +166,7 @@ class TableSource(Source):
         return without_redacted_copies(sought, parts, found)
 
     def find_blocks(self, sought: Sought, parts: Sequence[Part]) -> list[FoundRow]:
-        """Return the rows of the port blocks with the sought address and port."""
+        """Return the rows of the port blocks with the sought address, port and inside address."""
         names = {(part.footer.instance, part.footer.vpc_id, part.footer.run): part.name for part in parts}
         found = []
         for instance, vpc_id, run, *values in self.block_rows(sought, parts):
@@ -166,6 +174,21 @@ class TableSource(Source):
             if (instance, vpc_id, run) in names and sought.is_in_block(row):
                 found.append(FoundRow(names[instance, vpc_id, run], row))
         return found
+
+    def find_events(self, start: int, end: int, inside: str | None) -> FoundEvents:
+        """Return the rows of refusals and events that ended from start to end."""
+        ranges, _ = self._ranges("events", start, end)
+        sequences: dict[tuple[str, str], list[Numbers]] = defaultdict(list)
+        for (instance, _, run), told in ranges.items():
+            sequences[instance, run] += told
+        rows = []
+        for instance, vpc_id, run, *values in self.event_rows(start, end, inside):
+            sequence, kind, flags, protocol, pri_ip, pub_ip, pub_port, nat_ip, count, began, ended = map(int, values)
+            rows.append(
+                EventRow(instance, vpc_id, run, sequence, KINDS[kind], flags, protocol, format_ipv4(pri_ip),
+                         format_ipv4(pub_ip), pub_port, format_ipv4(nat_ip), count, began, ended)
+            )  # fmt: skip
+        return FoundEvents(rows, sequences)
 
 
 def _row(instance: str, vpc_id: str, run: str, values: Sequence[Any]) -> Row:
