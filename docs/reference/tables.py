@@ -109,7 +109,7 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
         "8 block allocated, 9 block released; 10 refusal, 11 event, 12 event cover",
         "flags": "`RecordFlag`: 1 opened from outside, 2 a port block that was assigned when the log started; of a gap row "
         "`GapReason`: 1 the process died, 2 the journal was full, 3 the log had no place; of a refusal or an "
-        "event the reason and 256 × the limit",
+        "event the reason, and 256 times the limit",
     },
     "SESSION": {
         "session": "its number, in order of creation from 1",

@@ -153,18 +153,31 @@ def judge_listing(truth: Truth, answer: Listing, asked: Asking, at: float) -> st
         return {(each.instance, each.host, *each.outside, *each.remote, each.protocol) for each in found}
 
     names = {1: "icmp", 6: "tcp", 17: "udp"}
+    blocks = [each for each in answer.matches if each.block is not None]
+    sessions = [each for each in answer.matches if each.block is None]
+    start, end = at - asked.tolerance - MARGIN, at + asked.span + asked.tolerance + MARGIN
+    for each in blocks:
+        holders = truth.block_holders((str(each.nat_ip), each.nat_port), start, end)
+        if (each.instance, str(each.pri_ip)) not in holders:
+            return f"no such block: {each}"
     told = {
         (each.instance, str(each.pri_ip), str(each.nat_ip), each.nat_port, str(each.pub_ip), each.pub_port,
          names[each.protocol])
-        for each in answer.matches if each.pub_ip is not None
+        for each in sessions if each.pub_ip is not None
     }  # fmt: skip
     if told - keys(loose):
         return f"no such session: {told - keys(loose)}"
-    unsaid = {(each.instance, str(each.pri_ip), str(each.nat_ip), each.nat_port) for each in answer.matches}
+    unsaid = {(each.instance, str(each.pri_ip), str(each.nat_ip), each.nat_port) for each in sessions}
     if unsaid - {key[:4] for key in keys(loose)}:
         return f"no such session: {unsaid}"
     if answer.status in ("complete", "unused"):
-        missing = [key for key in keys(strict) if key not in told and key[:4] not in unsaid]
+        missing = [
+            key for key in keys(strict) if key not in told and key[:4] not in unsaid
+            and not any(
+                (each.instance, str(each.pri_ip), str(each.nat_ip)) == key[:3] and each.nat_port <= key[3] <= each.block[1]
+                for each in blocks if each.block is not None
+            )
+        ]  # fmt: skip
         if missing:
             return f"not listed: {missing}"
     return ""

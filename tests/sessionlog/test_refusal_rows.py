@@ -219,7 +219,7 @@ def test_a_sink_that_takes_none_is_refused(gateway: Gateway) -> None:
 
 
 def test_rows_that_found_no_place_are_counted_and_their_numbers_are_missing(gateway: Gateway, tmp_path: Path) -> None:
-    """A log without space loses the oldest rows: a gap row counts them, and the sequence has a hole."""
+    """A log without space loses the oldest rows: a gap row counts them, and numbers of the sequence are missing."""
 
     class Away(Kept):
         away = True

@@ -15,7 +15,7 @@ from natcore.sinks import ParquetSink
 from natcore.sinks._parquet_folder import read_footer
 from natcore.sinks.compaction import compact
 from natcore.testing import craft
-from natcore.who.query import Answer, Store, who
+from natcore.who.query import Answer, Store, talked, what, who
 from runs.truth import Result, one_life
 
 EPOCH = 1_700_000_000
@@ -208,3 +208,61 @@ def test_no_answer_from_blocks_alone_is_wrong_whatever_the_log_went_through() ->
         total.add(one_life(seed, 60, in_blocks=True))
     assert total.wrong == []
     assert total.orderly_gaps == 0 and {"exact", "unused", "gap"} <= set(total.answers)
+
+
+def test_what_lists_the_blocks_of_an_inside_address(life: Life) -> None:
+    life.begin().at(10)
+    port = life.send("10.0.0.5")
+    life.at(300).at(600)
+    found = what(life.folder, "10.0.0.5", at=moment(60), protocol="udp")
+    (match,) = found.matches
+    assert found.status == "complete" and "1 port block" in found.reason
+    assert match.block is not None and match.block[0] <= port <= match.block[1]
+    assert what(life.folder, "10.0.0.5", at=moment(5), until=moment(500), protocol="udp").matches == found.matches
+    assert what(life.folder, "10.0.0.6", at=moment(60), protocol="udp").status == "unused"
+    assert what(life.folder, "10.0.0.5", at=moment(400), protocol="tcp").status == "unused"
+    late = what(life.folder, "10.0.0.5", at=moment(400), until=moment(800), protocol="udp")
+    assert late.status == "incomplete" and late.gaps  # the log does not reach so far
+
+
+def test_what_needs_no_port_needs_no_block(life: Life) -> None:
+    life.begin().at(10)
+    life.send("10.0.0.5")
+    life.at(600)
+    found = what(life.folder, "10.0.0.5", at=moment(60))
+    assert found.status == "incomplete" and "of TCP, UDP and ICMP only" in found.reason and len(found.matches) == 1
+    assert what(life.folder, "10.0.0.6", at=moment(60)).status == "incomplete"
+    assert what(life.folder, "10.0.0.6", at=moment(60), protocol=47).status == "incomplete"
+    assert who(life.folder, "203.0.113.1", at=moment(5), remote="198.51.100.7").status == "gap"
+
+
+def test_with_whom_a_block_does_not_say(life: Life) -> None:
+    """A remote makes candidates of the subscribers; without any, no one talked to it."""
+    life.begin().at(10)
+    life.send("10.0.0.5")
+    life.at(20)
+    life.send("10.0.0.6")
+    life.at(300).at(600)
+    asked: dict[str, Any] = {"protocol": "udp", "tolerance": 0.0}
+    answer = who(life.folder, POOL, at=moment(15), remote="198.51.100.7", **asked)
+    assert answer.status == "ambiguous" and answer.subscribers == ["10.0.0.5"] and "port blocks alone" in answer.reason
+    answer = who(life.folder, POOL, at=moment(30), remote="198.51.100.99", **asked)
+    assert answer.status == "ambiguous" and answer.subscribers == ["10.0.0.5", "10.0.0.6"]
+    assert who(life.folder, POOL, at=moment(500), remote="198.51.100.7", **asked).status == "unused"
+    for found in (
+        talked(life.folder, "198.51.100.7", at=moment(30), **asked),
+        talked(life.folder, ("198.51.100.99", 5), at=moment(30), **asked),
+    ):
+        assert found.status == "incomplete" and found.subscribers == ["10.0.0.5", "10.0.0.6"] and not found.matches
+    assert talked(life.folder, "198.51.100.7", at=moment(500), **asked).status == "unused"
+    found = what(life.folder, "10.0.0.6", at=moment(30), remote="198.51.100.7", **asked)
+    assert found.status == "incomplete" and len(found.perhaps) == 1 and not found.matches
+
+
+def test_rows_of_sessions_are_preferred_where_there_are_any(life: Life) -> None:
+    life.begin(rows="all").at(10)
+    life.send("10.0.0.5")
+    life.at(50).at(300)
+    found = what(life.folder, "10.0.0.5", at=moment(20), until=moment(5000))
+    assert found.status == "incomplete" and [match.block for match in found.matches] == [None]
+    assert talked(life.folder, "198.51.100.7", at=moment(20)).matches[0].block is None

@@ -211,7 +211,7 @@ class Asked:
 
     def fits(self, held: Holding) -> bool | None:
         """Return whether it had this remote; None: it is not known."""
-        if self.remote is None or held.is_block:
+        if self.remote is None or (held.is_block and self.subject == "endpoint"):
             return True
         if held.remote is None:
             return None
@@ -415,12 +415,13 @@ def _list(
     sure = tuple(sorted([*found.traffic, *found.idle], key=lambda held: held.begun))
     perhaps = tuple(sorted([*found.unsaid, *found.perhaps], key=lambda held: held.begun))
     entries = tuple(each for each in statics if _may_have(each, asked))
-    count = f"{len(sure)} sessions" if len(sure) != 1 else "1 session"
+    what = "port block" if any(held.is_block for held in (*sure, *perhaps)) else "session"
+    count = f"{len(sure)} {what}s" if len(sure) != 1 else f"1 {what}"
     if gaps:
         text = f"{count}; there may be more: {'; '.join(dict.fromkeys(gap.reason for gap in gaps))}"
         return Conclusion("incomplete", text, sure, tuple(found.others), told, None, perhaps, entries)
     if perhaps:
-        why = "the log is redacted" if found.unsaid else "the log does not tell whether they were then"
+        why = _why_unsaid(found) if found.unsaid else "the log does not tell whether they were then"
         text = f"{count}, and perhaps {len(perhaps)} more: {why}"
         return Conclusion("incomplete", text, sure, tuple(found.others), told, None, perhaps, entries)
     if not sure:
@@ -476,7 +477,7 @@ def _decide(
         return Conclusion("static", then[0].text, (), others, told, then[0])
     maybe = [*found.unsaid, *found.perhaps]
     if found.unsaid and not gaps:
-        text = f"{_text(_subscribers(maybe))} had it then; the log does not say with which remote: it is redacted"
+        text = f"{_text(_subscribers(maybe))} had it then; the log does not say with which remote: {_why_unsaid(found)}"
         return Conclusion("ambiguous", text, tuple(maybe), others, told)
     if gaps:
         computed = [each for each in statics if each.computed and each.start <= asked.start and each.end >= asked.end]
@@ -493,6 +494,10 @@ def _decide(
     if others:
         text = f"no session with {asked.remote} had it then; {_text(_subscribers(others))} had it towards others"
     return Conclusion("unused", text, (), others, told)
+
+
+def _why_unsaid(found: _Found) -> str:
+    return "it has rows of port blocks alone" if found.unsaid[0].is_block else "the log is redacted"
 
 
 def is_alone(held: Holding, asked: Asked, run: Run | None, read: tuple[int, int]) -> bool:

@@ -205,10 +205,12 @@ class Knowledge:
         return result
 
     def has_blocks(self, question: Question) -> bool:
-        """Return whether rows of port blocks can tell who had the endpoint: all runs that may have had it had blocks alone."""
+        """Return whether rows of port blocks can tell: all runs that may have had what is asked for had blocks alone. protocol
+        None: of those with ports."""
+        asked = (TCP, UDP, ICMP) if question.subject == "endpoint" else (TCP, UDP, ICMP, None)
         holding = [
             key for key, run in self._runs.items() if self._holds(key, question, run.begin, run.end)
-        ] if question.subject == "endpoint" and question.protocol in (TCP, UDP, ICMP) else []  # fmt: skip
+        ] if question.protocol in asked else []  # fmt: skip
         return bool(holding) and all(self._is_in_blocks(key) for key in holding)
 
     def _is_in_blocks(self, key: Key) -> bool:

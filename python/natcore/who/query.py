@@ -374,9 +374,18 @@ def answer_of(question: Question, found: Found) -> Answer | Listing:
 
 
 def _told(question: Question, source: Source | None, there: Waiting) -> Found:
-    """Return the conclusion from the sessions' rows; where these do not suffice, from those of port blocks."""
+    """Return the conclusion from the sessions' rows; where these do not suffice, from those of port blocks.
+
+    Of a remote, of which rows of blocks tell nothing, and of all sessions, those rows are asked only where those of sessions
+    have nothing at all.
+    """
     found = _found(question, source, there)
-    if found.concluded.status not in ("gap", "ambiguous"):
+    concluded = found.concluded
+    if question.subject == "endpoint":
+        suffices = concluded.status not in ("gap", "ambiguous")
+    else:
+        suffices = concluded.status not in ("gap", "incomplete") or bool(concluded.matches or concluded.perhaps)
+    if suffices:
         return found
     by_blocks = _found_by_blocks(question, source, there)
     return found if by_blocks is None or by_blocks.concluded.status == "gap" != found.concluded.status else by_blocks
@@ -394,11 +403,20 @@ def _found_by_blocks(question: Question, source: Source | None, there: Waiting) 
     found = [FoundRow("", row) for row in waiting_blocks(question.sought, there.batches)]
     found += source.find_blocks(question.sought, parts) if source is not None else []
     rows = [known.doubtful(each.row) for each in found]
-    concluded = conclude(asked, runs, statics, rows, -FOREVER, FOREVER)
+    lost: list[Gap] = []
+    if source is not None and asked.subject in ("inside", "remote"):
+        told = {run.run for run in runs}
+        lost = [each.gap for each in source.lost() if each.run not in told]
+    concluded = conclude(asked, runs, statics, rows, -FOREVER, FOREVER, lost)
     if concluded.gaps and source is not None:
         removed = source.removed()
         runs = [replace(run, gaps=(*run.gaps, *removed.get(run.instance, ()))) for run in runs]
-        concluded = conclude(asked, runs, statics, rows, -FOREVER, FOREVER)
+        concluded = conclude(asked, runs, statics, rows, -FOREVER, FOREVER, lost)
+    if question.protocol is None and concluded.status in ("unused", "complete"):
+        concluded = replace(
+            concluded, status="gap" if concluded.status == "unused" and question.subject == "address" else "incomplete",
+            reason=f"{concluded.reason}; what has no ports needs no port block: it is known of TCP, UDP and ICMP only",
+        )  # fmt: skip
     return Found(asked, concluded, tuple(found), tuple(parts), (0, FOREVER))
 
 

@@ -87,7 +87,7 @@ def waiting_evidence(question: Question, batches: Iterable[Batch]) -> Iterable[R
 
 
 def waiting_blocks(sought: Sought, batches: Iterable[Batch]) -> Iterable[Row]:
-    """Return the batches' rows of port blocks with the sought address and port."""
+    """Return the batches' rows of port blocks with the sought address, port and inside address."""
     for batch in batches:
         for row in batch.records[is_of_block(batch.records)]:
             found = _row(batch, row, int(row["pkts_from_vpc"]))
