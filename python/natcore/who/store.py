@@ -9,6 +9,8 @@ import logging
 import os
 import re
 import threading
+import time
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -59,6 +61,9 @@ _COLUMNS = (  # as _row takes them
     "epoch_us(end_time), session"
 )
 _SESSION_KINDS = ("window", "create", "end")
+_LARGE_FOLDER = 256  # files, from which on a listing is kept
+_LISTED_NS = 60_000_000_000  # for so long at most
+_SETTLED_NS = 2_000_000_000  # that a folder's change lies back: a later one has another time, however coarse
 _NAME = re.compile(r"\d{8}T\d{6}Z-(?P<run>[^-]+)-\d+(-\d+)?\.parquet")
 
 _log = logging.getLogger(__name__)
@@ -72,6 +77,58 @@ class _Look(NamedTuple):
     parts: list[Part]
     footers: dict[str, Footer]
     asked: set[str]
+
+
+class _Listing(NamedTuple):
+    """What is in a folder: looked, changed: nanoseconds since 1970; its folders and Parquet files, these sorted."""
+
+    looked: int
+    changed: int
+    folders: list[str]
+    files: list[str]
+
+
+class _Names:
+    """The names of all files, sorted, so that those of a time are found without a look at each. folders: their paths by folder,
+    sorted."""
+
+    def __init__(self, folders: Mapping[str, list[str]]) -> None:
+        self.folders = folders
+        self.paths = frozenset(path for paths in folders.values() for path in paths)
+        self._series: dict[tuple[str, str], list[tuple[str, str]]] = {}
+        self._others: list[str] = []
+        self._places = {path: at for paths in folders.values() for at, path in enumerate(paths)}
+        for folder, paths in folders.items():
+            for path in paths:
+                name = path.rpartition("/")[2]
+                match = _NAME.fullmatch(name)
+                if match is None:
+                    self._others.append(path)
+                else:
+                    self._series.setdefault((folder, match["run"]), []).append((name, path))
+        for series in self._series.values():
+            series.sort()
+
+    def near(self, start: int | None, end: int | None) -> tuple[list[str], list[str]]:
+        """Return the names that may matter from `start` to `end`, and those behind them, which verify them.
+
+        A name tells when the first of the file's rows ended; rows come in the order of their ends but for seconds (in
+        memory, where nothing sweeps, but for more: a day of slack), so that a file ends where the next of its run begins.
+        """
+        earliest, latest = _label(start, -DAY), _label(end, DAY)
+        near = list(self._others)
+        for series in self._series.values():
+            # not if the second one behind it begins too early, nor if the one before it begins too late
+            first = 0 if earliest is None else max(0, bisect_left(series, (earliest, "")) - 2)
+            last = len(series) - 1 if latest is None else min(len(series) - 1, bisect_right(series, (latest, "")))
+            positions = {0, len(series) - 1, *range(first, last + 1)}
+            near += [series[position][1] for position in sorted(positions)]
+        chosen = set(near)
+        witnesses: dict[str, None] = {}
+        for path in near:
+            beside, at = self.folders[path.rpartition("/")[0]], self._places[path]
+            witnesses.update(dict.fromkeys(each for each in beside[at + 1 : at + 3] if each not in chosen))
+        return near, list(witnesses)
 
 
 class Store(Source):
@@ -90,6 +147,8 @@ class Store(Source):
         self._damaged: dict[str, Stamp] = {}  # left out; what their footers say of other files' hashes still counts
         self._hashes: dict[str, tuple[Stamp, str]] = {}
         self._seals: dict[str, tuple[Stamp, Seal | None]] = {}
+        self._listings: dict[str, _Listing] = {}
+        self._names: _Names | None = None
         self._told_removals: dict[str, tuple[Stamp, list[Removal]]] = {}
         self._compactions: dict[str, tuple[Stamp, str, dict[str, str]]] = {}
         self._database = duckdb.connect()
@@ -307,14 +366,16 @@ class Store(Source):
 
     def _look(self, start: int | None, end: int | None) -> _Look:
         names, sealed = self._scan()
-        for gone in self._footers.keys() - names.keys():
+        for gone in self._footers.keys() - names.paths:
             del self._footers[gone]
             self._damaged.pop(gone, None)
             self._hashes.pop(gone, None)
-        near, witnesses = _near(names, start, end)
-        footers = {
-            path: footer for path in (*near, *witnesses) if (footer := self._footer(path, names[path])) is not None
-        }
+        near, witnesses = names.near(start, end)
+        stamps: dict[str, Stamp] = {}
+        for path in (*near, *witnesses):
+            with suppress(FileNotFoundError):
+                stamps[path] = _stamp(os.lstat(path))
+        footers = {path: footer for path, stamp in stamps.items() if (footer := self._footer(path, stamp)) is not None}
         expected = dict(sealed)
         for path, footer in footers.items():
             if footer.previous:
@@ -323,14 +384,14 @@ class Store(Source):
                 expected.setdefault(_beside(path, name), sha256)
         merged: set[str] = set()
         for path, footer in footers.items():
-            parts = [part for name, _ in footer.replaces if (part := _beside(path, name)) in names]
-            if parts and self._is_as_written(path, names[path], expected):  # else a crash left it unfinished
+            parts = [part for name, _ in footer.replaces if (part := _beside(path, name)) in names.paths]
+            if parts and self._is_as_written(path, stamps[path], expected):  # else a crash left it unfinished
                 merged.update(parts)
         found = [
             Part(path, footers[path], self._hashes[path][1]) for path in near
-            if path in footers and path not in merged and self._is_as_written(path, names[path], expected)
+            if path in footers and path not in merged and self._is_as_written(path, stamps[path], expected)
         ]  # fmt: skip
-        asked = {*near, *(path for path in expected if path not in names)}
+        asked = {*near, *(path for path in expected if path not in names.paths)}
         return _Look(sorted(found, key=attrgetter("order")), footers, asked)
 
     def lost(self, start: int | None = None, end: int | None = None) -> list[LostRun]:
@@ -362,13 +423,29 @@ class Store(Source):
             self._footers[path] = known
         return known[1]
 
-    def _scan(self) -> tuple[dict[str, Stamp], dict[str, str]]:
-        """Every Parquet file below the folder with its stamp; and the SHA-256 of the newest of each folder, and of those that
-        were compacted, by its seal, which is read before the files are looked for: whatever it names is there, or is gone
-        for good."""
-        names: dict[str, Stamp] = {}
+    def _scan(self) -> tuple[_Names, dict[str, str]]:
+        """Every Parquet file below the folder; and the SHA-256 of the newest of each folder, and of those that were compacted,
+        by its seal, which is read before the files are looked for: whatever it names is there, or is gone for good."""
+        sealed, is_whole = self._scanned()
+        if not is_whole:  # a folder that does not tell when it changed, or a file that is gone
+            self._listings.clear()
+            sealed, _ = self._scanned()
+        folders = {folder: listing.files for folder, listing in self._listings.items()}
+        known = self._names.folders if self._names is not None else {}
+        if (
+            self._names is None
+            or known.keys() != folders.keys()
+            or any(known[each] is not folders[each] for each in known)
+        ):
+            self._names = _Names(folders)
+        return self._names, sealed
+
+    def _scanned(self) -> tuple[dict[str, str], bool]:
+        """List the folders; -> the seals' hashes, and whether the newest file of each seal is there."""
         sealed: dict[str, str] = {}
+        is_whole = True
         waiting = [os.fspath(self.folder)]
+        seen: set[str] = set()
         while waiting:
             here = waiting.pop()
             seal = self._seal(here)
@@ -376,19 +453,45 @@ class Store(Source):
                 sealed[f"{here}/{seal.file}"] = seal.sha256
                 if seal.compactions:
                     sealed.update(self._compacted(here, seal.compactions))
-            try:
-                found = list(os.scandir(here))
-            except FileNotFoundError:  # the folder went meanwhile, and all in it
+            listing = self._list(here)
+            if listing is None:  # the folder went meanwhile, and all in it
                 if here == os.fspath(self.folder):
                     raise Error(f"store={show(str(self.folder))}: the folder is not there any more") from None
                 continue
-            for entry in found:
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
-                elif entry.name.endswith(".parquet"):
-                    with suppress(FileNotFoundError):
-                        names[entry.path] = _stamp(entry.stat(follow_symlinks=False))
-        return names, sealed
+            seen.add(here)
+            waiting += listing.folders
+            if seal is not None:
+                at = bisect_left(listing.files, f"{here}/{seal.file}")
+                is_whole = is_whole and listing.files[at : at + 1] == [f"{here}/{seal.file}"]
+        for gone in self._listings.keys() - seen:
+            del self._listings[gone]
+        return sealed, is_whole
+
+    def _list(self, folder: str) -> _Listing | None:
+        """Return what is in a folder; None: it is gone. A large folder is listed again when it has changed, or after a while:
+        not every file system tells of changes."""
+        known, now = self._listings.get(folder), time.time_ns()
+        try:
+            changed = Path(folder).stat().st_mtime_ns
+            if (
+                known is not None and len(known.files) >= _LARGE_FOLDER and known.changed == changed
+                and known.looked - changed > _SETTLED_NS and 0 <= now - known.looked < _LISTED_NS
+            ):  # fmt: skip
+                return known
+            folders, files = [], []
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    elif entry.name.endswith(".parquet"):
+                        files.append(entry.path)
+        except FileNotFoundError:
+            return None
+        files.sort()
+        if known is not None and known.files == files:
+            files = known.files
+        self._listings[folder] = _Listing(now, changed, folders, files)
+        return self._listings[folder]
 
     def _compacted(self, folder: str, head: str) -> dict[str, str]:
         """Return the SHA-256 by path of the compacted files, up to the line that the seal names: the folder's manifest."""
@@ -483,41 +586,6 @@ def _around(path: str, parts: Sequence[Part]) -> tuple[int, int | None]:
 
 def _stamp(stat: os.stat_result) -> Stamp:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
-
-
-def _near(names: Mapping[str, Stamp], start: int | None, end: int | None) -> tuple[list[str], list[str]]:
-    """Return the names that may matter from `start` to `end`, and those behind them, which verify them.
-
-    A name tells when the first of the file's rows ended; rows come in the order of their ends but for seconds (in
-    memory, where nothing sweeps, but for more: a day of slack), so that a file ends where the next of its run begins.
-    """
-    earliest, latest = _label(start, -DAY), _label(end, DAY)
-    series: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    folders: dict[str, list[str]] = {}
-    near = []
-    for path in names:
-        folder, name = os.path.split(path)
-        folders.setdefault(folder, []).append(path)
-        match = _NAME.fullmatch(name)
-        if match is None:
-            near.append(path)
-        else:
-            series.setdefault((folder, match["run"]), []).append((name, path))
-    for files in series.values():
-        files.sort()
-        for position, (_, path) in enumerate(files):
-            is_late = latest is not None and position > 0 and files[position - 1][0] > latest
-            is_early = earliest is not None and position + 2 < len(files) and files[position + 2][0] < earliest
-            if not (is_late or is_early) or position in (0, len(files) - 1):
-                near.append(path)
-    chosen = set(near)
-    witnesses = []
-    for paths in folders.values():
-        paths.sort()
-        for at, path in enumerate(paths):
-            if path not in chosen and not chosen.isdisjoint(paths[max(0, at - 2) : at]):
-                witnesses.append(path)
-    return near, witnesses
 
 
 def _label(microseconds: int | None, slack: int) -> str | None:
