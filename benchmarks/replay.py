@@ -144,8 +144,8 @@ def main() -> None:
                 f"{len(chosen)} configuration(s): {told['seconds']:.1f} s, {rate:.2f} M packets/s a configuration "
                 f"({cpu_rate:.2f} by processor time), {told['peak_mb']:.0f} MB at most ({told['base_mb']:.0f} before)"
             )
-            for name, verdicts, sessions in zip(chosen, told["verdicts"], told["sessions"], strict=True):
-                print(f"  {name.stem}: {verdicts}, {sessions:,} sessions")
+            for file, verdicts, sessions in zip(chosen, told["verdicts"], told["sessions"], strict=True):
+                print(f"  {file.stem}: {verdicts}, {sessions:,} sessions")
 
 
 if __name__ == "__main__":

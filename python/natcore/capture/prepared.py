@@ -181,13 +181,14 @@ class Preparer:
         self._leave_out(keep, keep & (kind != 0x0800), lambda at: kind_name(int(kind[at])))
         captured, original = end - network, batch.start + batch.original - network
         self._leave_out(keep, keep & (captured < 20), lambda at: CUT_HEADERS if original[at] >= 20 else "not IPv4")
-        ip = batch.records(_IPV4, network)
+        rows = batch.records(_ROW, network - 14)
+        ip = _at_14(rows)
         version = ip["version"] >> 4
         self._leave_out(keep, keep & (version != 4), lambda at: f"IP version {version[at]} in an IPv4 frame")
         side = self._side(batch, ip, direction, keep)
         chosen = np.flatnonzero(keep)
         return self._frames(
-            batch, chosen, network[chosen], captured[chosen], original[chosen], side[chosen], ip[chosen]
+            batch, chosen, network[chosen], captured[chosen], original[chosen], side[chosen], rows[chosen]
         )
 
     def _leave_out(self, keep: NDArray[np.bool_], wrong: NDArray[np.bool_], name: Any) -> None:
@@ -279,15 +280,16 @@ class Preparer:
         captured: Ints,
         original: Ints,
         side: NDArray[np.uint8],
-        ip: Any,
+        kept: Any,
     ) -> Frames:
         """Return the chosen frames as the wire had them."""
+        ip = _at_14(kept)
         total, header = ip["total"].astype(np.int64), (ip["version"] & 15).astype(np.int64) * 4
         protocol, fragment = ip["protocol"].astype(np.int64), ip["fragment"].astype(np.int64)
         no_length = (total == 0) & (original > 20)
         length = np.where(no_length, original, total)
         is_first = fragment & 0x1FFF == 0
-        l4 = batch.records(_L4, network + header)
+        l4 = _at_34(kept) if (header == 20).all() else batch.records(_L4, network + header)
         is_tcp, is_udp, is_icmp = ((protocol == number) & is_first for number in (TCP, UDP, ICMP))
         needed = header + np.select([is_tcp, is_udp | is_icmp], [20, 8], 0)
         keep = np.ones(len(chosen), bool)
@@ -302,8 +304,9 @@ class Preparer:
         ports = (is_tcp | is_udp) & has_ports
         sources = np.select([ports, is_query], [l4["first"].astype(np.int64), l4["third"].astype(np.int64)], -1)
         destinations = np.select([ports, is_query], [l4["second"].astype(np.int64), l4["third"].astype(np.int64)], -1)
-        rows = batch.records(_ROW, network - 14).view(np.uint8)
-        rows = rows.reshape(-1, HEADER_BYTES)
+        ip = ip.copy()  # rows are changed now
+        l4 = l4.copy()
+        rows = kept.view(np.uint8).reshape(-1, HEADER_BYTES)
         rows[:, :12], rows[:, 12], rows[:, 13] = 0, 8, 0
         short = np.flatnonzero(captured < HEADER_BYTES - 14)
         rows[short] *= np.arange(HEADER_BYTES) < 14 + captured[short, None]
@@ -354,6 +357,16 @@ class Preparer:
     def _mend(self, name: str, which: NDArray[np.bool_]) -> None:
         if count := int(which.sum()):
             self.mended[name] += count
+
+
+def _at_14(rows: NDArray[Any]) -> NDArray[Any]:
+    """Return the IPv4 headers of rows, where they lie."""
+    return rows.view(np.uint8).reshape(-1, HEADER_BYTES)[:, 14:34].view(_IPV4)[:, 0]
+
+
+def _at_34(rows: NDArray[Any]) -> NDArray[Any]:
+    """Return the layer-4 headers behind IPv4 headers without options, where they lie."""
+    return rows.view(np.uint8).reshape(-1, HEADER_BYTES)[:, 34:52].view(_L4)[:, 0]
 
 
 def kind_name(kind: int) -> str:

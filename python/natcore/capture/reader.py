@@ -25,7 +25,7 @@ from natcore.internal.redaction import show_text
 
 ETHERNET, COOKED, COOKED_2, RAW = 1, 113, 276, (12, 101, 228)  # link types: Linux cooked v1 and v2; bare IP packets
 LINKS = {ETHERNET, COOKED, COOKED_2, *RAW}
-PIECE_BYTES = 4 << 20
+PIECE_BYTES = 8 << 20
 MAX_FRAME = 262_144  # captured bytes; libpcap's own bound
 MAX_ORIGINAL = 1 << 20  # bytes that a frame had: more than any offload makes
 UNKNOWN, INCOMING, OUTGOING = range(3)  # directions, seen from the machine that captured
@@ -163,34 +163,41 @@ class _Source:
         self._path = path
         self._file = file
         self._piece_bytes = max(piece_bytes, 1)
-        self.piece = bytes(_PAD)
-        self.at = _PAD  # what is before is understood
+        self._bytes = np.zeros(2 * _PAD, np.uint8)
+        self.piece = self._bytes.data  # as the next; what is between them, at and end is not understood yet
+        self.at = self.end = _PAD
         self.ended = False
 
     @property
     def left(self) -> int:
-        return len(self.piece) - self.at
+        return self.end - self.at
 
     def more(self, least: int) -> bool:
         """Read the next piece, so that at least so many bytes are there; False: the file ends before."""
         while self.left < least and not self.ended:
+            left = self.left
+            space = max(self._piece_bytes, least - left)
+            fresh = np.empty(left + space + 2 * _PAD, np.uint8)  # a batch may still need the last one
+            fresh[:_PAD] = 0
+            fresh[_PAD : _PAD + left] = self._bytes[self.at : self.end]
             try:
-                read = self._file.read(max(self._piece_bytes, least - self.left))
+                count = self._file.readinto(fresh.data[_PAD + left : _PAD + left + space])  # type: ignore[attr-defined]
             except (EOFError, gzip.BadGzipFile, zlib.error) as error:
                 raise CutShortError(
                     f"{show_text(str(self._path))}: not all of it can be decompressed: {error}"
                 ) from None
-            self.ended = not read
-            self.piece = bytes(_PAD) + self.piece[self.at :] + read
-            self.at = _PAD
+            self.ended = not count
+            self.at, self.end = _PAD, _PAD + left + count
+            fresh[self.end : self.end + _PAD] = 0
+            self._bytes, self.piece = fresh, fresh.data
         return self.left >= least
 
     def peek(self, count: int) -> bytes:
         self.more(count)
-        return self.piece[self.at : self.at + count]
+        return bytes(self.piece[self.at : min(self.at + count, self.end)])
 
     def array(self) -> NDArray[np.uint8]:
-        return np.frombuffer(self.piece + bytes(_PAD), np.uint8)
+        return self._bytes[: self.end + _PAD]
 
     def damaged(self, what: str) -> CaptureError:
         return CaptureError(f"{show_text(str(self._path))}: {what}")
@@ -251,7 +258,7 @@ def _follow(source: _Source, captured: struct.Struct, size: int, number: int) ->
     """Follow the lengths through the piece; -> where frames' headers begin, and the error that follows them."""
     starts: list[int] = []
     append, unpack = starts.append, captured.unpack_from
-    piece, at, end = source.piece, source.at, len(source.piece)
+    piece, at, end = source.piece, source.at, source.end
     last = end - size
     while at <= last:
         (kept,) = unpack(piece, at)
@@ -355,7 +362,7 @@ def _run(source: _Source, order: str, kind: int) -> list[int]:
     """Follow the lengths of the blocks of one kind that lie in this piece; -> where they begin: one at least."""
     starts: list[int] = []
     append, unpack = starts.append, struct.Struct(order + "II").unpack_from
-    piece, at, end = source.piece, source.at, len(source.piece)
+    piece, at, end = source.piece, source.at, source.end
     last = end - 12
     while at <= last:
         found, total = unpack(piece, at)

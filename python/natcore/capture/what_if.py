@@ -30,7 +30,7 @@ from natcore.internal.protocols import ICMP, TCP, UDP
 from natcore.log.encode_sls import encode_logs
 from natcore.verdict import Side, Verdict
 
-SAMPLES = 240  # of ports and sessions over the capture
+SAMPLES = 120  # of ports and sessions over the capture
 MOST_SUBSCRIBERS = 10  # that are named
 NO_MAPPING = "answer to nothing in the capture"
 MOVED = "answers after their mapping had moved"
