@@ -390,6 +390,14 @@ def test_logs_without_names_have_those_of_their_sinks(file: Path) -> None:
     assert [log.name for log in load(file).logs] == ["parquet", "parquet-2", "audit"]
 
 
+def test_a_log_has_rows_of_refusals_if_asked(file: Path) -> None:
+    file.write_text(LOG.format("x") + "refusals = true\n" + LOG.format("y"))
+    assert [log.options.get("refusals", False) for log in load(file).logs] == [True, False]
+    file.write_text(LOG.format("x") + "refusals = 'yes'\n")
+    with pytest.raises(SettingsError, match="refusals must be True or False, got 'yes'"):
+        load(file)
+
+
 # ---- whatever a file has --------------------------------------------------------------------------------------------------
 
 
