@@ -35,7 +35,8 @@ def get(frames: Frames, at: int, size: int) -> NDArray[np.uint64]:
 def word_sums(frames: Frames, start: int, stop: int) -> NDArray[np.uint64]:
     """The sum of the big-endian 16-bit words in [start, stop) of every frame, an odd last byte padded with zero."""
     part = frames[:, start:stop].astype(np.uint64)
-    return part[:, 0::2].sum(1) * np.uint64(256) + part[:, 1::2].sum(1)
+    sums: NDArray[np.uint64] = part[:, 0::2].sum(1) * np.uint64(256) + part[:, 1::2].sum(1)
+    return sums
 
 
 def fold(sums: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -131,4 +132,5 @@ def answers(frames: Frames, lengths: Lengths) -> tuple[Frames, Lengths]:
 
 def headers_right(frames: Frames) -> NDArray[np.bool_]:
     """Whether each frame's IPv4 header (without options) sums to 0xFFFF."""
-    return fold(word_sums(frames, ETHERNET, ETHERNET + IPV4)) == np.uint64(0xFFFF)
+    right: NDArray[np.bool_] = fold(word_sums(frames, ETHERNET, ETHERNET + IPV4)) == np.uint64(0xFFFF)
+    return right

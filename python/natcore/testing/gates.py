@@ -7,6 +7,7 @@ of two times, taken in turns, holds on a shared machine as well as a time can.
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import json
 import os
@@ -90,9 +91,7 @@ def best_of(measure: Callable[[], Outcome]) -> Outcome:
 
 def toolchain() -> str:
     """Name what a count of the core depends on: its compiler, Cython where it is installed, whether the processor has AES."""
-    from natcore.nat import pipeline
-
-    core = Path(pipeline.__file__).read_bytes()
+    core = Path(str(importlib.import_module("natcore.nat.pipeline").__file__)).read_bytes()
     found = re.search(rb"(GCC|clang version)[^0-9]*(?:\([^)]*\) )?(\d+\.\d+)", core)
     compiler = f"{'gcc' if found[1] == b'GCC' else 'clang'} {found[2].decode()}" if found else "another compiler"
     with suppress(PackageNotFoundError):  # it is there where the core was built
