@@ -191,6 +191,19 @@ def test_pool_addresses_are_announced(network: Network) -> None:
         assert frame[:6] == b"\xff" * 6
 
 
+def test_the_gateways_own_address_is_announced_inside_and_the_hosts_is_not(network: Network) -> None:
+    """Hosts must learn that another machine has it now."""
+    own = socket.inet_aton("10.0.0.77")
+    with at(network, "in"):
+        tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806))
+    with tap, gateway(inside=Link(address="10.0.0.77")) as made, start(network, made):
+        tap.settimeout(60)
+        while (frame := tap.recv(100))[28:32] != own:
+            assert frame[28:32] != socket.inet_aton(GATEWAY_INSIDE) or frame[38:42] != frame[28:32]
+        assert frame[38:42] == own
+        assert frame[:6] == b"\xff" * 6
+
+
 # ---- what stays with the kernel --------------------------------------------------------------------------------------
 
 

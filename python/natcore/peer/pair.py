@@ -51,6 +51,9 @@ SILENCE = 2.0  # seconds without a word of the active gateway: the connection is
 YIELD_SECONDS = 15.0  # that the active gateway has to stop and to tell what is left
 PROMISE_SECONDS = 1.0  # that another standby has to say that it stays one
 FENCE_SECONDS = 60.0  # that the command has to switch the other machine off
+SOON = (
+    0.5  # of the lease: a silence after which the standby asks for votes; it gets none before the active one's are over
+)
 IMAGE_FIRST = 3.0  # seconds by which a gateway without an image lets the other one go first
 PREFERRED_FIRST = 1.0  # the same for the one that is to go first where neither has one
 
@@ -497,13 +500,13 @@ class Pair(Closing):
         """Ask for the votes when the active gateway is silent; make way when another one has them."""
         voting, lease = self._voting, self._settings.lease
         assert voting is not None
-        patience = lease * random.uniform(1.0, 1.3)
+        patience = lease * random.uniform(1.0, 1.3)  # of two without an image, that begin at once
         while not self._closed.wait(lease / 20):
             now = time.monotonic()
             if self.role == "standby" and not self.chosen.is_set():
                 first = PREFERRED_FIRST if self._settings.prefer else IMAGE_FIRST
-                wait = 0.0 if self._standby.is_complete else first
-                if self._yielded.is_set() or (now - self._heard > patience and now - self._started > wait):
+                wait, silence = (0.0, lease * SOON) if self._standby.is_complete else (first, patience)
+                if self._yielded.is_set() or (now - self._heard > silence and now - self._started > wait):
                     voting.begin()
                 else:
                     voting.end()

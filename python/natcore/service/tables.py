@@ -190,8 +190,8 @@ class PeerTable(Struct, frozen=True, forbid_unknown_fields=True):
     witness
         Where `natcore witness` answers, at a third place; left out: a take-over is by command alone.
     lease
-        Seconds that a vote is lent, 0.1 to 60; the same at both gateways and the witness. About 1.3 of them, and 0.1 s, pass
-        between the death of the active gateway and the first packet through the other one.
+        Seconds that a vote is lent, 0.1 to 60; the same at both gateways and the witness. About one of them, and 0.1 to 0.2 s,
+        pass between the death of the active gateway and the first packet through the other one.
     prefer
         Whether this gateway goes first where neither has sessions to go on with; needs a witness.
     fence
