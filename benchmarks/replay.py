@@ -106,14 +106,13 @@ def replay(path: Path, files: list[Path]) -> dict[str, Any]:
 
     stack, gateways, prefixes = gateways_of(files, seed=1)
     with stack:
-        base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         begin, begin_cpu = time.perf_counter(), time.process_time()
         found = what_if(path, gateways, make_sides(prefixes))
         seconds, cpu = time.perf_counter() - begin, time.process_time() - begin_cpu
     verdicts = [dict(sorted((each.name, count) for each, count in one.verdicts.items())) for one in found.outcomes]
     return {
         "frames": found.frames, "configurations": len(files), "seconds": seconds, "cpu_seconds": cpu,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "base_mb": base / 1024,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "verdicts": verdicts, "sessions": [each.sessions for each in found.outcomes],
         "log_rows": [each.log_rows for each in found.outcomes],
     }  # fmt: skip
@@ -142,7 +141,7 @@ def main() -> None:
             rate, cpu_rate = (count * len(chosen) / told[name] / 1e6 for name in ("seconds", "cpu_seconds"))
             print(
                 f"{len(chosen)} configuration(s): {told['seconds']:.1f} s, {rate:.2f} M packets/s a configuration "
-                f"({cpu_rate:.2f} by processor time), {told['peak_mb']:.0f} MB at most ({told['base_mb']:.0f} before)"
+                f"({cpu_rate:.2f} by processor time), {told['peak_mb']:.0f} MB at most"
             )
             for file, verdicts, sessions in zip(chosen, told["verdicts"], told["sessions"], strict=True):
                 print(f"  {file.stem}: {verdicts}, {sessions:,} sessions")

@@ -194,7 +194,7 @@ def what_if(path: Path, gateways: Mapping[str, Gateway], sides: Sides) -> WhatIf
     return found
 
 
-_SPACE_BYTES = 16 << 20  # of the frames of one call
+_SPACE_BYTES = 8 << 20  # of the frames of one call
 _CALL = 16_384  # frames that are prepared and translated together
 
 
@@ -639,6 +639,7 @@ def gateways_of(files: Iterable[Path], seed: int | None = None) -> tuple[ExitSta
         for file in files:
             settings = load(file)
             arguments = {**settings.gateway, "records": max(settings.gateway.get("records", 0), _RECORDS)}
+            arguments["huge_pages"] = "never"  # several gateways share this machine's memory
             if seed is not None:
                 arguments["seed"] = seed
             name = str(file)
@@ -652,4 +653,4 @@ def gateways_of(files: Iterable[Path], seed: int | None = None) -> tuple[ExitSta
     return stack, made, list(prefixes)
 
 
-_RECORDS = 1 << 17  # rows that wait between two batches
+_RECORDS = 1 << 16  # rows that wait between two batches
