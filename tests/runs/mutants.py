@@ -105,7 +105,7 @@ def main() -> int:
     parser.add_argument(
         "--machine", action="store_true", help="the public state machine instead of the conformance cases"
     )
-    parser.add_argument("--lives", type=int, default=1000, help="random lives of each mutant at most, with --machine")
+    parser.add_argument("--lives", type=int, default=100, help="random lives of each mutant at most, with --machine")
     arguments = parser.parse_args()
     if arguments.machine:
         return run_machine(arguments.only, arguments.jobs, arguments.lives)

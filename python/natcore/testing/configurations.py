@@ -24,7 +24,7 @@ from natcore import (
     SnatEntry,
     Timeouts,
 )  # fmt: skip
-from natcore.choices import DnatProtocol, LogRows
+from natcore.choices import DnatProtocol, LogRows, Pooling
 from natcore.config import FILTERINGS, IP_OPTIONS, MAPPINGS, POOLINGS, PORT_POLICIES, AnyEntry
 from natcore.testing import craft
 from natcore.testing.oracle.model import Nat
@@ -109,6 +109,16 @@ def followable(of: Configuration, *, spacious: bool = False, redact_destination:
         options.update(max_sessions=1000, max_mappings=None, max_subscribers=None)
         options["policy"] = replace(options["policy"], **dict.fromkeys(QUOTAS))
     return replace(of, entries=entries, options=options, hosts={}, redact_destination=redact_destination)
+
+
+def few_ports(of: Configuration, pooling: Pooling) -> Configuration:
+    """The same with a few ports on each of three addresses, and without quotas: a host fills an address, and meets pooling."""
+    policy = replace(of.options["policy"], **dict.fromkeys(QUOTAS))
+    if policy.ports not in ("random", "preserve"):
+        policy = replace(policy, ports="random")
+    options = {**of.options, "max_sessions": 64, "max_mappings": None, "max_subscribers": None}
+    options["policy"] = replace(policy, port_ranges=((1024, 1026),), pooling=pooling)
+    return replace(of, entries=[SnatEntry("10.0.0.0/16", RANGE)], options=options)
 
 
 def hosts(random: Random, of: Policy) -> dict[int, set[tuple[int, int]]]:

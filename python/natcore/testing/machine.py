@@ -20,6 +20,7 @@ with extra("testing"):
     from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 _BURST = 12  # frames of a step at most
+_LATE = 0.05  # of fragments, those that come when their datagram is given up
 _LONG = 1_000_000.0  # seconds after which every session has ended
 
 
@@ -82,9 +83,23 @@ class NatMachine(DataPath, RuleBasedStateMachine):
         now = self._later(random)
         for frame, side in traffic.fragments(random, self._nat):
             now += random.choice([0.0, 0.0, 0.001, 0.5]) if random.random() < 0.3 else 0.0
+            if random.random() < _LATE:  # about when those that wait are given up
+                now += self._nat.timeouts.fragment + random.choice([-0.001, 0.0, 0.001])
             self._frame(frame, side, now)
 
-    @precondition(lambda self: self._nat.max_sessions > traffic.CROWD)
+    @rule(seed=strategies.seeds())
+    def _conversation(self, seed: int) -> None:
+        random = Random(seed)
+        for frame, side in traffic.conversation(random, self._nat):
+            soon = self._nat.now / 1e9 + random.choice([0.0, 0.001, 0.03])
+            self._frame(frame, side, self._later(random) if random.random() < 0.08 else soon)
+
+    @precondition(lambda self: self._nat.eips)
+    @rule(seed=strategies.seeds(), after=st.sampled_from([5.999, 6.0, 7.0]))
+    def _unsolicited(self, seed: int, after: float) -> None:
+        self._frame(*traffic.unsolicited(Random(seed), self._nat), self._nat.now / 1e9)
+        self._pass_time(self._nat.now / 1e9 + after)
+
     @rule(seed=strategies.seeds())
     def _crowd(self, seed: int) -> None:
         now = self._nat.now / 1e9

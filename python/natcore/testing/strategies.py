@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from natcore import Side
+from natcore.config import POOLINGS
 from natcore.testing import configurations as configurations_module
 from natcore.testing import craft, traffic
 from natcore.testing.configurations import WORKERS, Configuration, configuration
@@ -37,6 +38,9 @@ def followable(draw: st.DrawFn) -> Configuration:
     """Gateways that a test can follow by what leaves them; some have space for many sessions."""
     chosen = configuration(Random(draw(seeds())), (1,))
     spacious, redacted = draw(st.sampled_from([False, False, False, False, True])), draw(st.booleans())
+    if draw(st.sampled_from([False, False, False, False, True])):
+        chosen = configurations_module.few_ports(chosen, draw(st.sampled_from(POOLINGS)))
+        spacious = False
     return configurations_module.followable(chosen, spacious=spacious, redact_destination=redacted)
 
 

@@ -5,6 +5,7 @@ Everything takes a random.Random, so that one seed is one run; `strategies.py` m
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from random import Random
@@ -40,6 +41,16 @@ ODD = [
 
 NAMING = 18  # bytes of a payload that names its sender's address
 CROWD = 120  # sessions
+
+_LETTERS = {"S": SYN, "A": ACK, "F": FIN, "R": RST}
+_STEPS = [  # after the first segment or datagram; those from outside in capitals, P is data
+    each.split()
+    for each in (
+        "", "SA a", "SA a stranger", "stranger SA a pa PA", "SA a pa PA A stranger error", "S sa SA a", "SA a fa FA a",
+        "SA a FA fa A stranger", "SA a r PA", "RA stranger", "SA a R pa PA stranger", "error SA a", "SA a error PA error pa",
+        "stranger stranger stranger",
+    )
+]  # fmt: skip
 
 # The clock
 
@@ -138,6 +149,86 @@ def crowd(random: Random, model: Nat) -> list[tuple[bytes, Side]]:
         craft.udp((host, first + n), remote) for n in range(CROWD if model.max_sessions > CROWD else CROWD // 10)
     )
     return [(craft.ether(each) if model.framing == "ethernet" else each, Side.INSIDE) for each in packets]
+
+
+def conversation(random: Random, model: Nat) -> Iterator[tuple[bytes, Side]]:
+    """Frames of an inside endpoint that speaks to one or more remotes, of these, of strangers and of routers between them.
+
+    Each is made when the one before it has been put through the model: an answer goes to the outside endpoint that it found.
+    TCP opens with a handshake or from both ends at once, and closes, resets or stays open; remotes have inside hosts'
+    addresses too.
+    """
+    protocol, inside = random.choice([TCP, TCP, UDP, UDP, ICMP]), (random.choice(HOSTS), random.choice(PORTS[1:]))
+    places = random.sample([*REMOTES, *(host for host in HOSTS if host != inside[0])], random.choice([1, 2, 2, 3]))
+    port = random.choice(PORTS[1:])
+    for place in places:
+        remote = place, port if random.random() < 0.7 else random.choice(PORTS[1:])
+        if model.mappings and random.random() < 0.15:  # to another inside endpoint, by its outside one
+            remote = random.choice(model.mappings).outside
+        yield from _dialogue(random, model, protocol, inside, remote)
+
+
+def _dialogue(
+    random: Random, model: Nat, protocol: int, inside: Endpoint, remote: Endpoint
+) -> Iterator[tuple[bytes, Side]]:
+    """What an inside endpoint and a remote one say, and others to it."""
+    numbers = {Side.INSIDE: random.getrandbits(32), Side.OUTSIDE: random.getrandbits(32)}  # TCP's next of either end
+
+    def said(side: Side, outside: Endpoint, flags: int = ACK, size: int = 0, sender: Endpoint | None = None) -> bytes:
+        ends = (inside, remote) if side is Side.INSIDE else (sender or remote, outside)
+        payload = random.randbytes(size)
+        if protocol == UDP:
+            return craft.udp(*ends, payload)
+        if protocol == ICMP:
+            kind, identifier = (ECHO_REQUEST, inside[1]) if side is Side.INSIDE else (ECHO_REPLY, outside[1])
+            return craft.icmp(ends[0][0], ends[1][0], kind, identifier=identifier, payload=payload)
+        sequence, acknowledgement = numbers[side], numbers[Side(1 - side)] if flags & ACK else 0
+        numbers[side] = sequence + size + bool(flags & SYN) + bool(flags & FIN) & 0xFFFFFFFF
+        return craft.tcp(*ends, flags, payload, sequence=sequence, acknowledgement=acknowledgement)
+
+    def framed(packet: bytes, side: Side) -> tuple[bytes, Side]:
+        return craft.ether(packet) if model.framing == "ethernet" else packet, side
+
+    yield framed(said(Side.INSIDE, inside, SYN, 0 if protocol == TCP else random.choice([0, 5, 100])), Side.INSIDE)
+    outside = _outside_of(model, protocol, inside, remote)
+    if outside is None:
+        return
+    for step in random.choice(_STEPS):
+        if step == "stranger":
+            place = random.choice([remote[0], random.choice(REMOTES)])
+            sender = place, remote[1] if place != remote[0] else random.choice(PORTS)
+            before = dict(numbers)
+            yield framed(said(Side.OUTSIDE, outside, SYN, sender=sender), Side.OUTSIDE)
+            numbers.update(before)
+        elif step == "error":
+            if protocol == ICMP:
+                quoted = craft.icmp(outside[0], remote[0], ECHO_REQUEST, identifier=outside[1])
+            else:
+                quoted = craft.udp(outside, remote) if protocol == UDP else craft.tcp(outside, remote, ACK)
+            kind, code = random.choice([(3, 1), (3, 3), (11, 0)])
+            yield framed(craft.icmp(random.choice(REMOTES), outside[0], kind, code, 0, 0, quoted), Side.OUTSIDE)
+        else:
+            side = Side.OUTSIDE if step.isupper() else Side.INSIDE
+            flags = sum(_LETTERS[letter] for letter in step.upper() if letter in _LETTERS)
+            yield framed(said(side, outside, flags, random.choice([1, 40]) if "P" in step.upper() else 0), side)
+
+
+def _outside_of(model: Nat, protocol: int, inside: Endpoint, remote: Endpoint) -> Endpoint | None:
+    """The outside endpoint by which an inside one speaks to a remote."""
+    for session in model.sessions:
+        same = session.remote[0] == remote[0] if protocol == ICMP else session.remote == remote
+        if same and session.protocol == protocol and session.mapping.inside == inside:
+            return session.mapping.outside
+    return None
+
+
+def unsolicited(random: Random, model: Nat) -> tuple[bytes, Side]:
+    """A SYN from outside to an outside address, mostly to a port that no host has."""
+    port = random.choice([*PORTS[1:], random.randrange(1024, 65536)])
+    packet = craft.tcp(
+        (random.choice(REMOTES), random.choice(PORTS[1:])), (random.choice(sorted(model.eips)), port), SYN
+    )
+    return craft.ether(packet) if model.framing == "ethernet" else packet, Side.OUTSIDE
 
 
 def anybody(random: Random, model: Nat) -> int:
