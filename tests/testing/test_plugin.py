@@ -18,7 +18,7 @@ filterwarnings =
 """
 TESTS = """
 import pytest
-from natcore import Gateway, Policy, Side, SnatEntry
+from natcore import Gateway, Policy, Side, SnatEntry, Verdict
 from natcore.testing import craft
 
 FRAME = craft.ether(craft.udp(("10.0.0.5", 5000), ("198.51.100.7", 53)))
@@ -27,7 +27,7 @@ FRAME = craft.ether(craft.udp(("10.0.0.5", 5000), ("198.51.100.7", 53)))
 def test_a_gateway_of_these_keywords(gateway: Gateway) -> None:
     gateway.add(SnatEntry("10.0.0.0/16", pool="203.0.113.1"))
     verdict, sent = gateway.translate_one(FRAME, Side.INSIDE, 0.0)
-    assert verdict is verdict.OUTBOUND and sent is not None and sent[34:36] == (4000).to_bytes(2, "big")
+    assert verdict is Verdict.OUTBOUND and sent is not None and sent[34:36] == (4000).to_bytes(2, "big")
 
 def test_another_is_new_and_repeatable(gateway: Gateway) -> None:
     assert not gateway.entries() and gateway.counters()["received"] == 0
