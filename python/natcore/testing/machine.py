@@ -20,6 +20,7 @@ with extra("testing"):
     from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 _BURST = 12  # frames of a step at most
+_FEW_PORTS = 4  # of an outside address
 _LATE = 0.05  # of fragments, those that come when their datagram is given up
 _LONG = 1_000_000.0  # seconds after which every session has ended
 
@@ -70,6 +71,8 @@ class NatMachine(DataPath, RuleBasedStateMachine):
             reject()
         self._checker, self._trace = Checker(configuration), list[tuple[float, Side | None, bytes]]()
         self._pass_time(configuration.start)
+        if sum(last - first + 1 for first, last in self._nat.policy.drawn_ranges) <= _FEW_PORTS:
+            self._fill(Random(repr(configuration)))  # a host that needs more ports than an address has meets pooling
 
     @rule(seed=strategies.seeds(), count=st.integers(1, _BURST))
     def _frames(self, seed: int, count: int) -> None:
@@ -102,9 +105,7 @@ class NatMachine(DataPath, RuleBasedStateMachine):
 
     @rule(seed=strategies.seeds())
     def _crowd(self, seed: int) -> None:
-        now = self._nat.now / 1e9
-        for frame, side in traffic.crowd(Random(seed), self._nat):
-            self._frame(frame, side, now)
+        self._fill(Random(seed))
 
     @rule(seed=strategies.seeds())
     def _pause(self, seed: int) -> None:
@@ -145,6 +146,11 @@ class NatMachine(DataPath, RuleBasedStateMachine):
                 note(f"{now!r} s, {what}{f'  # {frame.hex()}' if frame else ''}")
             raise
         self._failed = False
+
+    def _fill(self, random: Random) -> None:
+        now = self._nat.now / 1e9
+        for frame, side in traffic.crowd(random, self._nat):
+            self._frame(frame, side, now)
 
     def _later(self, random: Random) -> float:
         return traffic.clock(random, self._nat) / 1e9
