@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from natcore.demo.namespaces import Network
+from support import certificates
 from support.command_line import call
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,8 +126,11 @@ def test_the_guides_settings_are_settings(tmp_path: Path, monkeypatch: pytest.Mo
     guide = "".join(path.read_text() for path in sorted((ROOT / "docs" / "guide").glob("*.md")))
     blocks = re.findall(r"^```toml\n(.*?)^```$", guide, re.S | re.M)
     assert blocks
+    made = certificates.made(tmp_path)
+    files = {"certificate_file": made.certificate, "key_file": made.key, "authority_file": made.authority}
     for block in blocks:
         rest = "" if "[plane]" in block else '\n[plane]\ninside = "lan0"\noutside = "wan0"\n'
         groups = re.sub(r'(?m)^((?:write_)?group = )"\w+"', r"\1 0", block)  # that an operator makes first
-        (tmp_path / "gateway.toml").write_text(groups + rest)
+        pems = re.sub(r'(?m)^(\w+_file) = "[^"]+"', lambda match: f'{match[1]} = "{files[match[1]]}"', groups)
+        (tmp_path / "gateway.toml").write_text(pems + rest)
         call("check", "gateway.toml")

@@ -147,11 +147,11 @@ def test_the_command_prints_a_table_and_writes_the_page(tmp_path: Path) -> None:
 def test_the_command_tests_what_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user's module in the current folder; its exit status says that requirements are not met."""
     monkeypatch.chdir(tmp_path)
-    Path("wire.py").write_text(
+    Path("my_data_path.py").write_text(
         "from natcore.testing import Sent\n"
         "def nat(configuration):\n    return lambda frame, side, now: [Sent(1 - side, frame)]\n"
     )
-    told = call_json("conformance", "wire:nat", "--rfc", "5508", "--json", exit_code=1)
+    told = call_json("conformance", "my_data_path:nat", "--rfc", "5508", "--json", exit_code=1)
     assert told["ok"] is False
     (row,) = (each for each in told["requirements"] if each["requirement"] == "8")
     assert row["finding"] == "failed" and row["mark"].startswith("no: it passes")

@@ -148,6 +148,8 @@ def batches(path: Path, *, piece_bytes: int = PIECE_BYTES) -> Iterator[Batch]:
         file.seek(0)
         if start[:2] == b"\x1f\x8b":
             file = cast("BinaryIO", stack.enter_context(gzip.GzipFile(fileobj=file)))
+        else:
+            piece_bytes = min(piece_bytes, os.fstat(file.fileno()).st_size)
         source = _Source(path, file, piece_bytes)
         start = source.peek(4)
         if start in _COMPRESSED:

@@ -121,6 +121,11 @@ def few_ports(of: Configuration, pooling: Pooling) -> Configuration:
     return replace(of, entries=[SnatEntry("10.0.0.0/16", RANGE)], options=options)
 
 
+def by_default(of: Configuration) -> Configuration:
+    """The same with the policy that a gateway has unless it is told another one, and one SNAT entry."""
+    return replace(of, entries=[SnatEntry("10.0.0.0/16", RANGE)], options={**of.options, "policy": Policy()})
+
+
 def hosts(random: Random, of: Policy) -> dict[int, set[tuple[int, int]]]:
     """Addresses that the gateway's host has too: protocols and ports that it keeps of those that are drawn, few or most."""
     result: dict[int, set[tuple[int, int]]] = {}

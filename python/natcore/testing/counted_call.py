@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from pathlib import Path
 
@@ -21,8 +20,6 @@ def main() -> None:
     call()
     for _ in range(calls):
         call()
-    sys.stdout.flush()
-    os._exit(0)  # what an end costs is not counted
 
 
 if __name__ == "__main__":

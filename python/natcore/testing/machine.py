@@ -71,8 +71,10 @@ class NatMachine(DataPath, RuleBasedStateMachine):
             reject()
         self._checker, self._trace = Checker(configuration), list[tuple[float, Side | None, bytes]]()
         self._pass_time(configuration.start)
-        if sum(last - first + 1 for first, last in self._nat.policy.drawn_ranges) <= _FEW_PORTS:
-            self._fill(Random(repr(configuration)))  # a host that needs more ports than an address has meets pooling
+        ports = sum(last - first + 1 for first, last in self._nat.policy.drawn_ranges)
+        if ports <= _FEW_PORTS or self._nat.max_sessions > traffic.CROWD:
+            # A host that needs more ports than an address has meets pooling; of many ports it is seen how they are drawn.
+            self._fill(Random(repr(configuration)))
 
     @rule(seed=strategies.seeds(), count=st.integers(1, _BURST))
     def _frames(self, seed: int, count: int) -> None:

@@ -38,9 +38,11 @@ def followable(draw: st.DrawFn) -> Configuration:
     """Gateways that a test can follow by what leaves them; some have space for many sessions."""
     chosen = configuration(Random(draw(seeds())), (1,))
     spacious, redacted = draw(st.sampled_from([False, False, False, False, True])), draw(st.booleans())
-    if draw(st.sampled_from([False, False, False, False, True])):
-        chosen = configurations_module.few_ports(chosen, draw(st.sampled_from(POOLINGS)))
-        spacious = False
+    kind = draw(st.sampled_from(["any", "any", "any", "any", "few ports", "plain"]))
+    if kind == "few ports":
+        chosen, spacious = configurations_module.few_ports(chosen, draw(st.sampled_from(POOLINGS))), False
+    elif kind == "plain":
+        chosen, spacious = configurations_module.by_default(chosen), True
     return configurations_module.followable(chosen, spacious=spacious, redact_destination=redacted)
 
 
