@@ -42,7 +42,7 @@ cdef struct Loop:
     uint32_t mtus[INTERFACES_MOST]  # bytes of an IPv4 packet; 0: unknown
     PathMtus path_mtus          # MTUs of inside interfaces where they differ
     uint64_t no_route[2]        # by Side: packets without a route over its interfaces
-    uint32_t announced          # by gratuitous ARP since the interface came up: 1, the own addresses, + outside ones; or OTHER_WORKER
+    uint32_t announced          # by gratuitous ARP since the link came up: 1 for its own, and outside ones, or OTHER_WORKER
     AddressSet local            # the host's own addresses
     PendingFrames pending
     uint32_t learned            # a neighbour changed: process pending frames
