@@ -50,10 +50,14 @@ cdef class FlowTable:
 
     def __cinit__(self, Workers workers not None, uint32_t capacity, int64_t window_us):
         cdef uint32_t i
+        cdef bint ethernet
         self.shared = workers.shared
+        with nogil:
+            workers.lock()
+            ethernet = workers.first.configuration.ethernet
+            workers.unlock()
         self.flows = <Flows*>table_new(sizeof(Flows))
-        if self.flows == NULL or not flows_new(self.flows, capacity, &workers.first.sessions.key, window_us,
-                                               workers.first.configuration.ethernet):
+        if self.flows == NULL or not flows_new(self.flows, capacity, &workers.first.sessions.key, window_us, ethernet):
             raise CapacityError(f"capacity={capacity}: no address space for the table")
         with nogil:
             workers.lock()

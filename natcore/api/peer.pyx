@@ -17,6 +17,7 @@ from natcore.workers.peer_rows cimport (
 )
 from natcore.workers.worker cimport Shared
 from natcore.base.compiler cimport load_relaxed64, store_relaxed64
+from natcore.base.peek cimport peek64
 from natcore.base.spinlock cimport spin_lock, spin_unlock
 
 from natcore.errors import CapacityError, Error, StateError
@@ -91,13 +92,13 @@ cdef class PeerFeed:
         cdef uint64_t now_ns = 0
         cdef uint32_t i
         for i in range(self.workers.shared.count):
-            now_ns = max(now_ns, load_relaxed64(&self.workers.shared.workers[i].now_ns))
+            now_ns = max(now_ns, peek64(&self.workers.shared.workers[i].now_ns))
         return now_ns
 
     def created(self):
         """The highest number of a session so far."""
-        return load_relaxed64(&self.workers.first.sessions.created if self.workers.shared.count == 1
-                              else &self.workers.shared.created)
+        return peek64(&self.workers.first.sessions.created if self.workers.shared.count == 1
+                      else &self.workers.shared.created)
 
     def mark_all(self):
         """The standby knows nothing: everything is to be taken."""

@@ -12,7 +12,8 @@ from libc.stdlib cimport free, malloc
 
 from natcore.api.search cimport COPY_ROWS, SCAN_LINES, Search, copy_line, session_matches
 from natcore.api.snapshot cimport SessionRow, bytes_of_session, copy_sessions, last_seen_ns, packets_of_session
-from natcore.base.compiler cimport bswap16, bswap32, load_relaxed
+from natcore.base.compiler cimport bswap16, bswap32
+from natcore.base.peek cimport peek32
 from natcore.base.sentinels cimport NONE
 from natcore.nat.clock cimport clock_of_all
 from natcore.tables.sessions cimport (
@@ -153,7 +154,7 @@ cdef class SessionRanking(Search):
         worker = self.workers.shared.workers[self.at]
         found.worker = self.at
         with nogil:
-            fresh = load_relaxed(&worker.sessions.slots.fresh)
+            fresh = peek32(&worker.sessions.slots.fresh)
             last = min(fresh, self.slot + SCAN_LINES)
             begun_ns = clock_of_all(worker)
             for found.slot in range(self.slot, last):

@@ -3,7 +3,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from natcore.api.workers cimport Workers
-from natcore.base.compiler cimport load_relaxed64
+from natcore.base.peek cimport peek64
 from natcore.tables.criteria cimport Criteria
 from natcore.tables.mappings cimport Mapping
 from natcore.tables.sessions cimport Session
@@ -18,7 +18,7 @@ cdef inline void copy_line(const void* line, void* seen) noexcept nogil:
     cdef uint64_t words[8]
     cdef uint32_t word
     for word in range(8):
-        words[word] = load_relaxed64(&(<const uint64_t*>line)[word])
+        words[word] = peek64(&(<const uint64_t*>line)[word])
     memcpy(seen, words, 64)
 
 cdef bint session_matches(const Worker* worker, uint32_t slot, const Criteria* wanted, Session* seen) noexcept nogil

@@ -10,7 +10,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from natcore.api.snapshot cimport MappingRow, SessionRow, copy_sessions, mapping_row
 from natcore.api.workers cimport Workers
-from natcore.base.compiler cimport load_relaxed
+from natcore.base.peek cimport peek32
 from natcore.base.sentinels cimport NONE
 from natcore.tables.criteria cimport Criteria, criteria_of, meets
 from natcore.tables.mappings cimport MAPPING_FREE, Mapping
@@ -26,18 +26,18 @@ cdef uint32_t entry_of(const Worker* worker, uint32_t mapping) noexcept nogil:
     """A mapping's entry. Without the lock the number may be of another time, but never outside the table."""
     if mapping >= worker.mappings.mapping_slots.capacity:
         return NONE
-    return load_relaxed(&worker.mappings.mappings[mapping].entry)
+    return peek32(&worker.mappings.mappings[mapping].entry)
 
 
 cdef bint session_matches(const Worker* worker, uint32_t slot, const Criteria* wanted, Session* seen) noexcept nogil:
     """Whether the session in a slot meets the criteria. seen: its line, as it was looked at; without the lock a guess."""
     cdef const Session* line = &worker.sessions.hot[slot]
-    if (load_relaxed(&line.ip[ROLE_INSIDE]) ^ wanted.ip[ROLE_INSIDE]) & wanted.mask[ROLE_INSIDE]:   # the commonest criterion
+    if (peek32(&line.ip[ROLE_INSIDE]) ^ wanted.ip[ROLE_INSIDE]) & wanted.mask[ROLE_INSIDE]:   # the commonest criterion
         return False
     copy_line(line, seen)
     if seen.flags & SESSION_FREE or not meets(wanted, seen.ip, seen.port, seen.protocol):
         return False
-    return wanted.entry == 0 or entry_of(worker, load_relaxed(&worker.sessions.cold[slot].mapping)) == wanted.entry
+    return wanted.entry == 0 or entry_of(worker, peek32(&worker.sessions.cold[slot].mapping)) == wanted.entry
 
 
 cdef bint mapping_matches(const Mapping* mapping, const Criteria* wanted) noexcept nogil:
@@ -87,7 +87,7 @@ cdef class SessionSearch(Search):
             return 0
         worker = self.workers.shared.workers[self.at]
         with nogil:
-            fresh = load_relaxed(&worker.sessions.slots.fresh)
+            fresh = peek32(&worker.sessions.slots.fresh)
             last = min(fresh, self.slot + SCAN_LINES)
             while self.slot < last and count < capacity:
                 found[count] = self.slot

@@ -12,7 +12,8 @@ from libc.string cimport memset
 
 from natcore.api.search cimport Search, mapping_matches, session_matches
 from natcore.api.snapshot cimport bytes_of_session, packets_of_session
-from natcore.base.compiler cimport bswap32, load_relaxed
+from natcore.base.compiler cimport bswap32
+from natcore.base.peek cimport peek32
 from natcore.nat.clock cimport clock_of_all
 from natcore.tables.sessions cimport IN, OUT, ROLE_INSIDE, Cold, Session, is_dead, session_id
 from natcore.workers.locks cimport lock, unlock
@@ -136,7 +137,7 @@ cdef class SubscriberRates(Search):
             if self.past[self.at] == NULL and not self.once:
                 raise MemoryError
         with nogil:
-            fresh = load_relaxed(&worker.mappings.mapping_slots.fresh if self.in_mappings else &worker.sessions.slots.fresh)
+            fresh = peek32(&worker.mappings.mapping_slots.fresh if self.in_mappings else &worker.sessions.slots.fresh)
             end = min(fresh, self.slot + SLICE_LINES)
             while self.slot < end:
                 is_provided = self.provide()

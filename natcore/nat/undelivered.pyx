@@ -91,8 +91,24 @@ cdef bint subtract_in(Worker* worker, Undelivered* what) noexcept nogil:
     return True
 
 
+cdef void lock_both(Worker* worker, Worker* other) noexcept nogil:
+    """Locks two workers, or the one, in the order of their numbers."""
+    if other.number < worker.number:
+        lock(other)
+    lock(worker)
+    if other.number > worker.number:
+        lock(other)
+
+
+cdef void unlock_both(Worker* worker, Worker* other) noexcept nogil:
+    if other != worker:
+        unlock(other)
+    unlock(worker)
+
+
 cdef void subtract_anywhere(Worker* worker, Undelivered* what, bint held) noexcept nogil:
-    """Subtracts it from sessions of any worker. held: the caller has locked all workers; otherwise none."""
+    """Subtracts it from sessions of any worker. held: the caller has locked all workers; otherwise none. What is left of it,
+    and the sessions, are of one moment for who has locked all."""
     cdef Worker* other
     cdef uint32_t w, _round
     for _round in range(2):                         # a hairpin has two sessions
@@ -101,14 +117,15 @@ cdef void subtract_anywhere(Worker* worker, Undelivered* what, bint held) noexce
                 return
             other = worker.shared.workers[w]
             if not held:
-                lock(other)
+                lock_both(worker, other)
             subtract_in(other, what)
             if not held:
-                unlock(other)
+                unlock_both(worker, other)
     if what.packets:
         if not held:
             lock(worker)
         worker.undelivered_in_rows += what.packets
+        what.packets = 0
         if not held:
             unlock(worker)
 
@@ -134,4 +151,7 @@ cdef void subtract_from_others(Worker* worker) noexcept nogil:
     cdef uint32_t i
     for i in range(worker.undelivered_count):
         subtract_anywhere(worker, &worker.undelivered[i], False)
-    worker.undelivered_count = 0
+    if worker.undelivered_count:
+        lock(worker)
+        worker.undelivered_count = 0
+        unlock(worker)

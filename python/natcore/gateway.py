@@ -384,7 +384,8 @@ class Gateway(Closing):
             By `Entry.id`, of the entries in force and of those that drain.
         """
         self._settle()
-        return self._table.sessions_by_entry()
+        with self._change_lock:
+            return self._table.sessions_by_entry()
 
     def _plan(self, changes: Sequence[Change]) -> Plan:
         self._check_open()

@@ -122,6 +122,7 @@ def test_every_public_method_at_once(workers: int) -> None:
         for row in gateway.sessions():
             assert row["inside_ip"] >> 24 == 10
         gateway.mappings(), gateway.ports(), gateway.blocks(), gateway.take_events(), gateway.entries(), repr(gateway)
+        gateway.sessions_by_entry()
 
     def asks() -> None:
         gateway.take_generated()
