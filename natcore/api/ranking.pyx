@@ -17,7 +17,7 @@ from natcore.base.peek cimport peek32
 from natcore.base.sentinels cimport NONE
 from natcore.nat.clock cimport clock_of_all
 from natcore.tables.sessions cimport (
-    IN, OUT, ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, Cold, Session, deadline_of, is_dead, session_id,
+    IN, OUT, ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, Cold, Session, Sessions, deadline_of, is_dead, session_id,
 )
 from natcore.workers.locks cimport lock, unlock
 from natcore.workers.worker cimport Worker
@@ -42,9 +42,9 @@ cdef struct Ranked:             # a session of the heap
     uint32_t slot
 
 
-cdef int64_t key_of(const Worker* worker, const Session* session, const Cold* cold, uint32_t order,
+cdef int64_t key_of(const Sessions* table, const Session* session, const Cold* cold, uint32_t order,
                     uint64_t now_ns) noexcept nogil:
-    """A session's key: the smallest comes first."""
+    """A session's key: the smallest comes first. table: one with the time-outs."""
     cdef uint64_t deadline
     if order == BY_SESSION:
         return <int64_t>session_id(cold)
@@ -64,8 +64,8 @@ cdef int64_t key_of(const Worker* worker, const Session* session, const Cold* co
         return <int64_t>bswap32(session.ip[ROLE_OUTSIDE]) << 16 | bswap16(session.port[ROLE_OUTSIDE])
     if order == BY_REMOTE:
         return bswap32(session.ip[ROLE_REMOTE])
-    deadline = deadline_of(&worker.sessions, session, now_ns)
-    return <int64_t>(deadline if order == BY_EXPIRES else last_seen_ns(&worker.sessions, session, cold, deadline))
+    deadline = deadline_of(table, session, now_ns)
+    return <int64_t>(deadline if order == BY_EXPIRES else last_seen_ns(table, session, cold, deadline))
 
 
 cdef inline uint64_t time_of(const Session* session, uint64_t now_ns) noexcept nogil:
@@ -143,8 +143,9 @@ cdef class SessionRanking(Search):
 
     def look(self):
         """Looks at the next slice."""
-        cdef uint32_t fresh = 0, last
+        cdef uint32_t fresh = 0, last, i
         cdef uint64_t begun_ns, now_ns
+        cdef Sessions times             # time-outs alone, which a change may exchange meanwhile
         cdef Session seen
         cdef Cold cold
         cdef Ranked found
@@ -157,15 +158,17 @@ cdef class SessionRanking(Search):
             fresh = peek32(&worker.sessions.slots.fresh)
             last = min(fresh, self.slot + SCAN_LINES)
             begun_ns = clock_of_all(worker)
+            for i in range(sizeof(times.timeout_ms) // sizeof(times.timeout_ms[0])):
+                times.timeout_ms[i] = peek32(&worker.sessions.timeout_ms[i])
             for found.slot in range(self.slot, last):
                 if not session_matches(worker, found.slot, &self.wanted, &seen):
                     continue
                 now_ns = time_of(&seen, begun_ns)
-                if is_dead(&worker.sessions, &seen, <uint32_t>(now_ns // 1000000)):
+                if is_dead(&times, &seen, <uint32_t>(now_ns // 1000000)):
                     continue
                 copy_line(&worker.sessions.cold[found.slot], &cold)
                 self.matched += 1
-                found.key = self.sign * key_of(worker, &seen, &cold, self.order, now_ns)
+                found.key = self.sign * key_of(&times, &seen, &cold, self.order, now_ns)
                 found.number = self.sign * <int64_t>session_id(&cold)
                 if self.has_after and not comes_after(&found, &self.after):
                     self.before += 1
@@ -232,7 +235,7 @@ cdef class SessionRanking(Search):
                             self.heap[i].slot = NONE
                             continue
                         slot = self.heap[i].slot
-                        key[i] = self.sign * key_of(worker, &worker.sessions.hot[slot], &worker.sessions.cold[slot],
+                        key[i] = self.sign * key_of(&worker.sessions, &worker.sessions.hot[slot], &worker.sessions.cold[slot],
                                                     self.order, clock_of_all(worker))
                     unlock(worker)
                     i = last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -49,12 +50,6 @@ THRESHOLDS = {
     5: "address-removed",
 }  # reasons beside the drops, by number in natcore/log/events.pxd
 OF_AN_ADDRESS = (1, 4, 5)
-# All reasons by number: drops by Verdict; the last two are not the core's, and have rows only.
-REASONS = {
-    **THRESHOLDS, 6: "clock-set", 7: "machine-slept",
-    **{int(verdict): verdict.reason for verdict in Verdict if verdict.is_drop},
-}  # fmt: skip
-_NUMBERS = {reason: number for number, reason in REASONS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +88,27 @@ class Event:
     outside: ipaddress.IPv4Address | None = None
 
 
+@functools.cache
+def reasons() -> dict[int, str]:
+    """Return all reasons by number: drops by Verdict; 6 and 7 are not the core's, and have rows only."""
+    drops = {int(verdict): verdict.reason for verdict in Verdict if verdict.is_drop}
+    return {**THRESHOLDS, 6: "clock-set", 7: "machine-slept", **drops}
+
+
+@functools.cache
+def _numbers() -> dict[str, int]:
+    return {reason: number for number, reason in reasons().items()}
+
+
 def code_of(event: Event) -> int:
     """Return reason and limit as `flags` of a row has them: the reason's number, and from bit 8 on the limit's."""
-    return _NUMBERS[event.reason] | LIMITS.index(event.limit) << 8
+    return _numbers()[event.reason] | LIMITS.index(event.limit) << 8
 
 
 def words_of(code: int) -> tuple[str, str]:
     """Return reason and limit of such a number; a number that is none is in the reason."""
     number, limit = code & 0xFF, code >> 8
-    return REASONS.get(number, f"reason {number}"), LIMITS[limit] if limit < len(LIMITS) else f"limit {limit}"
+    return reasons().get(number, f"reason {number}"), LIMITS[limit] if limit < len(LIMITS) else f"limit {limit}"
 
 
 def subject(event: Event) -> object:

@@ -20,7 +20,7 @@ import pytest
 from natcore import ConfigurationError, DeliveryError
 from natcore.capture import pcap
 from natcore.dtypes import BLOCK_ALLOCATED, BLOCK_RELEASED, CREATE, END, EVENT, EVENT_COVER, REFUSAL, WINDOW
-from natcore.events import LIMITS, REASONS
+from natcore.events import LIMITS, reasons
 from natcore.log.encode_ipfix import encode_messages
 from natcore.sinks import Batch, IpfixSink
 from natcore.sinks.ipfix import (
@@ -45,7 +45,7 @@ from support.receivers import Ipfix
 
 def code(reason, limit):
     """`flags` of a row of a refusal or an event."""
-    return next(number for number, name in REASONS.items() if name == reason) | LIMITS.index(limit) << 8
+    return next(number for number, name in reasons().items() if name == reason) | LIMITS.index(limit) << 8
 
 
 CODES = {

@@ -15,7 +15,7 @@ from typing import get_args
 
 from natcore import choices
 from natcore.errors import ConfigurationError
-from natcore.events import LIMITS, REASONS
+from natcore.events import LIMITS, reasons
 from natcore.internal.redaction import show
 from natcore.internal.validation import check_choice, check_integer, check_name, check_number
 from natcore.log.encode_ipfix import (
@@ -136,7 +136,7 @@ assert sum(length for _, _, length in THRESHOLD) == THRESHOLD_BYTES
 def _by_code(which: int) -> bytes:
     """Return a number of NAT_EVENTS for each value of `flags` (natcore.events.code_of)."""
     found = bytearray(1 << 12)
-    for reason, name in REASONS.items():
+    for reason, name in reasons().items():
         for limit, argument in enumerate(LIMITS):
             found[reason | limit << 8] = NAT_EVENTS.get((name, argument), (0, 0))[which]
     return bytes(found)
