@@ -302,10 +302,10 @@ class PlaneTurn(Turn):
     def answers(self) -> None:
         try:
             data, address = self.server.recvfrom(4096)
-        except TimeoutError:
+            self.server.sendto(data, address)
+            self.server.sendto(data[:5], (netns.POOL, self.random.randrange(1024, 65536)))  # a stranger's
+        except TimeoutError:  # nothing came, or what was sent before is under way still
             return
-        self.server.sendto(data, address)
-        self.server.sendto(data[:5], (netns.POOL, self.random.randrange(1024, 65536)))  # a stranger's
 
     def asks(self) -> None:
         self.looks()
