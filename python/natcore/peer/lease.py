@@ -48,7 +48,9 @@ class Voter:
         """A gateway asks for the vote, or for having it longer."""
         if who != self._holder and now < self._until:
             return Ballot(self.name, False, turn)
-        self._holder, self._until, self._turn = who, now + self.duration, turn
+        goes_on = who == self._holder and now < self._until
+        self._turn = max(turn, self._turn) if goes_on else turn  # a request that comes late makes no later one void
+        self._holder, self._until = who, now + self.duration
         return Ballot(self.name, True, turn)
 
     def give_back(self, who: str, turn: int, now: float) -> None:
