@@ -14,7 +14,7 @@ _INSERT = re.compile(r"INSERT INTO (?P<table>\S+) \((?P<columns>[^)]*)\) FORMAT 
 
 
 class ChdbServer:
-    """A context manager. The engine is one of the process: databases are told apart by their names."""
+    """A context manager, one at a time: the engine is one of the process, so a server begins with the tables of earlier ones dropped."""
 
     _session: Any = None
     _lock = threading.Lock()
@@ -32,6 +32,9 @@ class ChdbServer:
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
 
     def __enter__(self) -> ChdbServer:
+        tables = "SELECT database, name FROM system.tables WHERE lower(database) NOT IN ('system', 'information_schema')"
+        for line in self.ask(tables).decode().splitlines():
+            self.ask(f"DROP TABLE `{'`.`'.join(line.split(chr(9)))}` SYNC")
         self._thread.start()
         return self
 
