@@ -161,6 +161,17 @@ class ControlServer(Closing):
         ):
             time.sleep(_PAUSE / 100)
 
+    def close_when_answered(self, then: Callable[[], object] | None = None) -> None:
+        """Retire now; close when every request is answered, in a thread of its own, and call `then`."""
+        self.retire()
+        threads.start("natcore-control-rest", self._close_answered, then)
+
+    def _close_answered(self, then: Callable[[], object] | None) -> None:
+        self.answer_rest()
+        self.close()
+        if then is not None:
+            then()
+
     def close(self) -> None:
         """Drop all clients, and remove the file. Idempotent."""
         with self._lock:

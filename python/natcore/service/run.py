@@ -214,10 +214,7 @@ class Service:
                 gateway.close()  # closes the open windows and writes their rows
             else:
                 self._keep(kept, None)  # they stay open for the next process
-            if yielded:
-                self._report_yielded(counters)
-            else:
-                self._report_stopped(counters)
+            self._report_stopped(counters, yielded=yielded)
         return None
 
     def _goes_on(self, plane: Plane) -> bool:
@@ -225,10 +222,13 @@ class Service:
         yields = self.pair is not None and self.pair.must_stop.is_set()
         return not (STOP & set(self.asked) or plane.state == "stopped" or yields or self.stand_in.is_gone())
 
-    def _report_stopped(self, counters: dict[str, int]) -> None:
-        self._report(
-            "stopped", {"counters": counters, "logs": {name: log.counters() for name, log in self.logs.items()}}
-        )
+    def _report_stopped(self, counters: dict[str, int], *, yielded: bool = False) -> None:
+        """yielded: to the other gateway of the pair; the run goes on."""
+        told = {"counters": counters, "logs": {name: log.counters() for name, log in self.logs.items()}}
+        if yielded:
+            self._report("role", {"role": "stopping", **told})
+        else:
+            self._report("stopped", told)
 
     def _keep(self, kept: KeptState | None, error: BaseException | None) -> None:
         """Keep the sessions for the next process, whatever ends this one; once."""
@@ -342,12 +342,7 @@ class Service:
         """Let the control socket end when it has answered: who asked for the change is to hear of it."""
         before, self.control = self.control, None
         if before is not None:
-            before.retire()
-            threads.start("natcore-control-rest", _answer_and_close, before)
-
-    def _report_yielded(self, counters: dict[str, int]) -> None:
-        logs = {name: log.counters() for name, log in self.logs.items()}
-        self._report("role", {"role": "stopping", "counters": counters, "logs": logs})
+            before.close_when_answered()
 
     def _report_pair(self) -> None:
         """Say when the stream begins and ends, and when the standby got everything anew."""
@@ -612,11 +607,6 @@ class Service:
 
 
 _NAMED = {int(number) for number in signal.Signals}
-
-
-def _answer_and_close(server: ControlServer) -> None:
-    server.answer_rest()
-    server.close()
 
 
 class _States:

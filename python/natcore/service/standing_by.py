@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from natcore.errors import InterfaceError
 from natcore.gateway import Gateway
-from natcore.internal import threads
 from natcore.internal.closing import Closing
 from natcore.peer.pair import Pair
 from natcore.plane import kernel_bypass
@@ -79,14 +78,10 @@ class StandingBy(Closing):
         endpoint, self.endpoint = self.endpoint, None
         if endpoint is not None:
             endpoint.stop()
-        if control is not None:
-            control.retire()
-            threads.start("natcore-control-rest", self._answer_rest, control)
-
-    def _answer_rest(self, control: ControlServer) -> None:
-        control.answer_rest()
-        control.close()
-        self._stack.close()
+        if control is None:
+            self._stack.close()
+        else:
+            control.close_when_answered(self._stack.close)
 
     def close(self) -> None:
         """End; the kernel may forward again, unless the file says otherwise, or the gateway forwards now. Idempotent."""
