@@ -6,7 +6,7 @@ import json
 import re
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -17,19 +17,23 @@ from natcore.internal.redaction import show
 from natcore.internal.validation import check_number, check_optional_text, check_url, parse_ipv4
 from natcore.sinks.base import ADDRESSES, TIMES
 from natcore.who.source import REDACTED, Part, Sought
-from natcore.who.table_source import CHUNK, COLUMNS, EVENT_COLUMNS, FOREVER, Counted, Key, TableSource, wire_addresses
+from natcore.who.table_source import (
+    CHUNK,
+    COLUMNS,
+    EVENT_COLUMNS,
+    FOREVER,
+    NUMBER_OF,
+    Counted,
+    Key,
+    TableSource,
+    wire_addresses,
+)
 
 _SESSION_KINDS = "('window', 'create', 'end')"
 _BLOCK_KINDS = f"({BLOCK_ALLOCATED:d}, {BLOCK_RELEASED:d})"  # numbers: a table of before has no words for them
 _FACT_KINDS = "('gap', 'cover', 'entry', 'setting', 'clock')"
 _OF_BLOCKS = f"CAST(kind, 'Int8') IN {_BLOCK_KINDS}"
 _OF_EVENTS = f"CAST(kind, 'Int8') BETWEEN {REFUSAL:d} AND {EVENT_COVER:d}"
-_NUMBER: Mapping[Counted, str] = {
-    "sessions": "number",
-    "facts": "pkts_from_vpc",
-    "blocks": "pkts_from_vpc",
-    "events": "pkts_from_vpc",
-}
 _SETTINGS = {  # an exception has a status of its own, and no part of an answer is taken for the whole
     "wait_end_of_query": "1", "default_format": "JSONCompact", "output_format_json_quote_64bit_integers": "1",
     "result_overflow_mode": "throw", "read_overflow_mode": "throw", "timeout_overflow_mode": "throw",
@@ -103,7 +107,7 @@ class ClickHouseSource(TableSource):
 
     def chunks(self, counted: Counted, start: int, end: int) -> list[list[Any]]:
         """Return the chunks of numbers."""
-        column = _NUMBER[counted]
+        column = NUMBER_OF[counted]
         length = f"if(kind = 'window', {self._micros('end_time')} - {self._micros('start_time')}, 0)"
         return self._select(
             f"SELECT instance, vpc_id, run, intDiv({column}, {CHUNK}) * {CHUNK} AS chunk, min({column}), max({column}), "
@@ -113,7 +117,7 @@ class ClickHouseSource(TableSource):
 
     def values(self, counted: Counted, key: Key, firsts: Sequence[int], start: int, end: int) -> list[int]:
         """Return the numbers of a run's chunks."""
-        column = _NUMBER[counted]
+        column = NUMBER_OF[counted]
         here = f"instance = {_quoted(key[0])} AND vpc_id = {_quoted(key[1])} AND run = {_quoted(key[2])}"
         inside = f"intDiv({column}, {CHUNK}) * {CHUNK} IN ({', '.join(map(str, firsts))})"
         told = self._select(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ from natcore.internal.validation import check_name, check_number, check_optional
 from natcore.sinks.base import ADDRESSES
 from natcore.sinks.sls import MICROSECONDS
 from natcore.who.source import REDACTED, Part, Sought
-from natcore.who.table_source import CHUNK, COLUMNS, EVENT_COLUMNS, FOREVER, Counted, Key, TableSource
+from natcore.who.table_source import CHUNK, COLUMNS, EVENT_COLUMNS, FOREVER, NUMBER_OF, Counted, Key, TableSource
 
 if TYPE_CHECKING:
     from natcore.sinks._sls_client import Client, Credentials
@@ -44,12 +44,6 @@ _SESSIONS = f"kind in [{WINDOW} {END}]"
 _FACTS = f"kind in [{COVER} {CLOCK}]"
 _BLOCKS = f"kind in [{BLOCK_ALLOCATED} {BLOCK_RELEASED}]"
 _EVENTS = f"kind in [{REFUSAL} {EVENT_COVER}]"
-_NUMBER: Mapping[Counted, str] = {
-    "sessions": "number",
-    "facts": "pkts_from_vpc",
-    "blocks": "pkts_from_vpc",
-    "events": "pkts_from_vpc",
-}
 assert WINDOW < CREATE < END < GAP < COVER < ENTRY < SETTING < CLOCK < BLOCK_ALLOCATED < BLOCK_RELEASED
 _SECOND = 1_000_000
 _RUN = re.compile("[0-9A-Za-z-]{1,64}")
@@ -122,7 +116,7 @@ class SlsSource(TableSource):
 
     def chunks(self, counted: Counted, start: int, end: int) -> list[list[Any]]:
         """Return the chunks of numbers."""
-        column = _NUMBER[counted]
+        column = NUMBER_OF[counted]
         search, first, last = self._counted(counted, start, end)
         chunk = f"{column} - {column} % {CHUNK}"
         window = f"max(CASE WHEN kind = {WINDOW} THEN end_us - start_us ELSE 0 END)"
@@ -140,7 +134,7 @@ class SlsSource(TableSource):
 
     def values(self, counted: Counted, key: Key, firsts: Sequence[int], start: int, end: int) -> list[int]:
         """Return the numbers of a run's chunks."""
-        column = _NUMBER[counted]
+        column = NUMBER_OF[counted]
         search, first, last = self._counted(counted, start, end)
         if not _RUN.fullmatch(key[2]):  # from a row, which whoever may write to the Logstore writes
             raise Error(

@@ -33,6 +33,12 @@ _MOST_REMEMBERED = 64  # stretches of time
 
 Key = tuple[str, str, str]  # instance, vpc_id, run
 Counted = Literal["sessions", "facts", "blocks", "events"]  # rows of sessions are counted by number, others by sequence
+NUMBER_OF: Mapping[Counted, str] = {  # the column that has the number or sequence
+    "sessions": "number",
+    "facts": "pkts_from_vpc",
+    "blocks": "pkts_from_vpc",
+    "events": "pkts_from_vpc",
+}
 EVENT_COLUMNS = (
     "pkts_from_vpc", "kind", "flags", "protocol", "pri_ip", "pub_ip", "pub_port", "nat_ip", "session", "start_time", "end_time",
 )  # fmt: skip
