@@ -64,6 +64,21 @@ def asking(instance: str | None, *, timeout: float | None = 30.0) -> Iterator[Cl
         yield connected
 
 
+def ask(instance: str | None, verb: str, **arguments: Any) -> Row:
+    """Ask for a change, however long it takes; return what the gateway says of it."""
+    with asking(instance, timeout=None) as client:
+        list(client.ask(verb, **arguments))
+        return client.summary
+
+
+def print_done(done: Row, as_json: bool, text: str) -> None:
+    """Print that a change is done, as an object or in words."""
+    if as_json:
+        report.print_json({"ok": True, **done})
+    else:
+        say(text)
+
+
 class Column(NamedTuple):
     """A column of a text table: heading, width, what it shows of a row, and whether it is a number."""
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from natcore.cli.command import Json, failing, say
-from natcore.cli.control import Instance, asking
+from natcore.cli.command import Json, failing
+from natcore.cli.control import Instance, ask, print_done
 from natcore.internal.extras import extra
 
 with extra("cli"):
@@ -33,30 +32,15 @@ def activate(
     says that it is off: two must never translate.
     """
     with failing(as_json):
-        done = _ask(instance, "activate", alone=alone)
-    _print(done, as_json, f"active, with {done['sessions']:,} sessions, after {done['seconds']:.3f} s")
+        done = ask(instance, "activate", alone=alone)
+    print_done(done, as_json, f"active, with {done['sessions']:,} sessions, after {done['seconds']:.3f} s")
 
 
 def standby(instance: Instance = None, as_json: Json = False) -> None:
     """Let the other gateway of a pair take over from this one, which then follows it; nothing is lost."""
     with failing(as_json):
-        done = _ask(instance, "standby")
-    _print(done, as_json, f"{done['active']} takes over")
-
-
-def _ask(instance: str | None, verb: str, **arguments: Any) -> Mapping[str, Any]:
-    with asking(instance, timeout=None) as client:
-        list(client.ask(verb, **arguments))
-        return client.summary
-
-
-def _print(done: Mapping[str, Any], as_json: bool, text: str) -> None:
-    if as_json:
-        from natcore.cli import report
-
-        report.print_json({"ok": True, **done})
-    else:
-        say(text)
+        done = ask(instance, "standby")
+    print_done(done, as_json, f"{done['active']} takes over")
 
 
 def witness(

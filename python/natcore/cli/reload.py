@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from natcore.cli.command import Json, failing, say
-from natcore.cli.control import Instance, asking
+from natcore.cli.control import Instance, ask, asking, print_done
 from natcore.errors import ConfigurationError
 from natcore.internal.exit_codes import ExitCode
 from natcore.internal.extras import extra
@@ -68,17 +68,10 @@ def restart(instance: Instance = None, as_json: Json = False) -> None:
     The new process starts beside the old one, reads the file, and takes over sessions, session logs and interfaces when it is
     ready; packets wait for a moment. If it cannot, the old one goes on, and this says why.
     """
-    with failing(as_json), asking(instance, timeout=None) as client:
-        list(client.ask("restart"))
-        done = client.summary
-    if as_json:
-        from natcore.cli import report
-
-        report.print_json({"ok": True, **done})
-    else:
-        say(
-            f"process {done['pid']} forwards, with {done['sessions']:,} sessions; packets waited {done['seconds']:.3f} s"
-        )
+    with failing(as_json):
+        done = ask(instance, "restart")
+    waited = f"packets waited {done['seconds']:.3f} s"
+    print_done(done, as_json, f"process {done['pid']} forwards, with {done['sessions']:,} sessions; {waited}")
 
 
 def _ask(instance: str | None, file: Path | None, dry_run: bool) -> dict[str, Any]:
