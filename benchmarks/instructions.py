@@ -26,7 +26,7 @@ from admission import Admission
 from compiled import build, load_module
 from natcore import Side
 from natcore.testing.bulk import ETHERNET, IPV4, TCP, UDP, endpoints, fold, get, headers_right, packets, put, word_sums
-from natcore.testing.gates import LIMIT, count_process, toolchain
+from natcore.testing.gates import LIMIT, TOTAL, count_process, toolchain
 from natcore.testing.load import FRAME_BYTES, SYN, Load, flows, with_flags
 from timing import AS_INSTALLED
 
@@ -150,7 +150,7 @@ def figures(folder: Path) -> Iterator[tuple[str, float]]:
     for path in folder.glob("out.*"):
         text = path.read_text()
         trigger = re.search(r"^desc: Trigger: Client Request: (.*)$", text, re.M)
-        total = re.search(r"^(?:totals|summary): (\d+)", text, re.M)
+        total = TOTAL.search(text)
         if trigger and total:
             name = trigger[1]
             yield name, round(int(total[1]) / (NEW if name.startswith("session") else FRAMES), 1)

@@ -29,6 +29,7 @@ from natcore.errors import Error
 LIMIT = 1.02  # times the recorded figure
 ATTEMPTS = 3  # others' work on a shared machine only ever makes a ratio worse
 SEED = "7"  # of Python's hashes
+TOTAL = re.compile(r"^(?:totals|summary): (\d+)", re.M)  # of a file of callgrind's
 
 Make = Callable[[], Callable[[], object]]
 
@@ -115,7 +116,7 @@ def count_process(command: Sequence[str], environment: Mapping[str, str] | None 
         counting = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--quiet", *command]
         environment = {**(os.environ if environment is None else environment), "PYTHONHASHSEED": SEED}
         done = subprocess.run(counting, capture_output=True, text=True, env=environment)
-        total = re.search(r"^(?:totals|summary): (\d+)", out.read_text(), re.M) if out.exists() else None
+        total = TOTAL.search(out.read_text()) if out.exists() else None
         if done.returncode or total is None:
             raise Error(f"the counted program failed with {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
         return int(total[1])
