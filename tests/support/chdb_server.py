@@ -14,7 +14,7 @@ _INSERT = re.compile(r"INSERT INTO (?P<table>\S+) \((?P<columns>[^)]*)\) FORMAT 
 
 
 class ChdbServer:
-    """A context manager, one at a time: the engine is one of the process, so a server begins with the tables of earlier ones dropped."""
+    """A context manager. The engine is one of the process: a server begins by dropping the tables of those before it."""
 
     _session: Any = None
     _lock = threading.Lock()
