@@ -32,7 +32,9 @@ class ChdbServer:
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
 
     def __enter__(self) -> ChdbServer:
-        tables = "SELECT database, name FROM system.tables WHERE lower(database) NOT IN ('system', 'information_schema')"
+        tables = (
+            "SELECT database, name FROM system.tables WHERE lower(database) NOT IN ('system', 'information_schema')"
+        )
         for line in self.ask(tables).decode().splitlines():
             self.ask(f"DROP TABLE `{'`.`'.join(line.split(chr(9)))}` SYNC")
         self._thread.start()

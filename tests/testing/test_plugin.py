@@ -1,4 +1,4 @@
-"""The pytest plugin, in a pytest of its own: its fixtures, and that it imports natcore for a test that asks alone."""
+"""The pytest plugin, found by its entry point in a pytest of its own, and what Hypothesis knows of natcore's types."""
 
 from __future__ import annotations
 
@@ -6,15 +6,22 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from natcore import DnatEntry, Gateway, NoNatEntry, Policy, SnatEntry, Timeouts
+from natcore.config import AnyEntry
+from natcore.testing import Configuration
 
 CONFIGURATION = """
 [pytest]
-addopts = --strict-markers -p natcore.testing.plugin -p no:cacheprovider
+addopts = --strict-markers -p no:cacheprovider
 filterwarnings =
     error
-    ignore:Module already imported so cannot be rewritten:pytest.PytestAssertRewriteWarning
+    ignore:Module already imported so cannot be rewritten; _editable:pytest.PytestAssertRewriteWarning
 """
 TESTS = """
 import pytest
@@ -61,3 +68,23 @@ def test_a_lab_is_made_by_root_alone(tmp_path: Path) -> None:
 
 def test_the_marker_is_listed(tmp_path: Path) -> None:
     assert "@pytest.mark.gateway(**settings): keywords of natcore.Gateway" in run(tmp_path, "--markers").stdout
+
+
+@given(st.from_type(Configuration))
+def test_hypothesis_draws_gateways(drawn: Configuration) -> None:
+    with drawn.gateway(seed=1) as gateway:
+        assert len(gateway.entries()) == len(drawn.entries)
+
+
+@given(st.builds(dict, policy=st.from_type(Policy), timeouts=st.from_type(Timeouts)))
+def test_hypothesis_draws_settings(settings: dict[str, Any]) -> None:
+    with Gateway(max_sessions=1024, **settings) as gateway:
+        assert gateway.policy == settings["policy"]
+
+
+@given(st.one_of([st.from_type(kind) for kind in (SnatEntry, DnatEntry, NoNatEntry)]))
+def test_hypothesis_draws_entries_that_a_gateway_takes(entry: AnyEntry) -> None:
+    with Gateway(max_sessions=1024, policy=Policy(class_e=True)) as gateway:
+        gateway.add(entry)
+        (one,) = gateway.entries()
+        assert type(one.entry) is type(entry)

@@ -349,13 +349,20 @@ def entry(random: Random, kind: str) -> AnyEntry:
     """Any entry, also one that cannot stand beside the others."""
     draw = random.random()
     if draw < 0.4:
-        return SnatEntry(random.choice(SOURCES), pool(random, kind))
-    if draw < 0.75:
-        outside = random.choice([80, 443, 1025, 7001, (1020, 1030), (2000, 2049), 65535, "any"])
-        return forward(random, random.choice(PLACES), outside)
-    if draw < 0.85:
+        return snat(random, kind)
+    return forwarding(random) if draw < 0.85 else plain(random)
+
+
+def snat(random: Random, kind: str = "internet") -> SnatEntry:
+    return SnatEntry(random.choice(SOURCES), pool(random, kind))
+
+
+def forwarding(random: Random) -> DnatEntry:
+    """A DNAT entry for some ports, or for all that comes to an address."""
+    if random.random() < 0.2:
         return DnatEntry(random.choice([*OWN, *PLACES]), "any", random.choice(HOSTS), "any", protocol="any")
-    return plain(random)
+    outside = random.choice([80, 443, 1025, 7001, (1020, 1030), (2000, 2049), 65535, "any"])
+    return forward(random, random.choice(PLACES), outside)
 
 
 def changes(random: Random, kind: str, handles: list[Any]) -> list[Any]:
