@@ -5,6 +5,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from natcore.config import DnatEntry, OutsideInterface
 from natcore.gateway import Gateway
 from natcore.internal.protocols import ICMP, TCP, UDP
@@ -13,22 +16,29 @@ Find = Callable[[int, int, int], tuple[int, int] | None]
 _PROTOCOLS = {"tcp": (TCP,), "udp": (UDP,), "any": (TCP, UDP)}
 
 
-def endpoint_of_entries(gateway: Gateway) -> Find | None:
-    """Return what finds the outside endpoint that a DNAT entry gives to (protocol, inside address, port); None: no entry."""
-    found: list[tuple[tuple[int, ...], int, int, int, int, int]] = []
+def forwarded_endpoints(gateway: Gateway) -> NDArray[np.int64]:
+    """Return the outside endpoints that DNAT entries give to inside ones, (count, 6): protocol, inside address, first and last
+    port, outside address and its first port."""
+    found: list[tuple[int, ...]] = []
     for entry in (each.entry for each in gateway.entries()):
         if not isinstance(entry, DnatEntry) or isinstance(entry.external_ip, OutsideInterface):
             continue
         inside, outside = _range(entry.internal_port), _range(entry.external_port)
         protocols = (TCP, UDP, ICMP) if entry.is_one_to_one else _PROTOCOLS[entry.protocol]
         for address, _ in entry.internal_ip:
-            found.append((protocols, int(address), *inside, int(entry.external_ip), outside[0]))
+            found += [(each, int(address), *inside, int(entry.external_ip), outside[0]) for each in protocols]
+    return np.array(found, np.int64).reshape(-1, 6)
+
+
+def endpoint_of_entries(gateway: Gateway) -> Find | None:
+    """Return what finds the outside endpoint that a DNAT entry gives to (protocol, inside address, port); None: no entry."""
+    found = forwarded_endpoints(gateway).tolist()
     if not found:
         return None
 
     def find(protocol: int, address: int, port: int) -> tuple[int, int] | None:
-        for protocols, inside, first, last, outside, outside_first in found:
-            if address == inside and first <= port <= last and protocol in protocols:
+        for own, inside, first, last, outside, outside_first in found:
+            if address == inside and first <= port <= last and protocol == own:
                 return outside, outside_first + port - first
         return None
 

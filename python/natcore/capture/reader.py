@@ -1,7 +1,7 @@
 """Captures read in batches: the bytes of some thousand frames as they lie in the file, and arrays that tell where each one is.
 
-A file is read in pieces of PIECE_BYTES, so memory does not grow with it. One loop follows the lengths from frame to frame;
-numpy takes what is in the headers for the whole batch. A damaged file gives its frames up to the damage, then the error.
+A file is read in pieces of PIECE_BYTES, so memory does not grow with it. A loop of the core follows the lengths from frame to
+frame; numpy takes what is in the headers for the whole batch. A damaged file gives its frames up to the damage, then the error.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from natcore.api.captured import block_starts, frame_starts
 from natcore.errors import Error
 from natcore.internal.files import open_regular
 from natcore.internal.redaction import show_text
 
 ETHERNET, COOKED, COOKED_2, RAW = 1, 113, 276, (12, 101, 228)  # link types: Linux cooked v1 and v2; bare IP packets
 LINKS = {ETHERNET, COOKED, COOKED_2, *RAW}
-PIECE_BYTES = 8 << 20
+PIECE_BYTES = 2 << 20
 MAX_FRAME = 262_144  # captured bytes; libpcap's own bound
 MAX_ORIGINAL = 1 << 20  # bytes that a frame had: more than any offload makes
 UNKNOWN, INCOMING, OUTGOING = range(3)  # directions, seen from the machine that captured
@@ -220,14 +221,12 @@ def _classic(source: _Source) -> Iterator[Batch]:
             f"link type must be 1 (Ethernet), 12, 101, 228 (raw IP), 113 or 276 (Linux cooked), got {link}"
         )
     heads = np.dtype([(name, order + "u4") for name in ("seconds", "fraction", "captured", "original")])
-    captured = struct.Struct(f"{order}8xI")
     interfaces = [Interface(0, "", link)]
     number = 0  # frames before this piece
     while source.more(size):
-        starts, error = _follow(source, captured, size, number)
-        if starts:
+        at, error = _follow(source, order, size, number)
+        if len(at):
             data = source.array()
-            at = np.array(starts, np.int64)
             head = _records(data, heads, at)
             time_ns = head["seconds"].astype(np.int64) * 1_000_000_000 + head["fraction"].astype(np.int64) * fraction_ns
             count = len(at)
@@ -256,29 +255,19 @@ def _classic_header(source: _Source, header: bytes) -> tuple[str, int, int, int]
     raise source.damaged("not a pcap or pcapng capture")
 
 
-def _follow(source: _Source, captured: struct.Struct, size: int, number: int) -> tuple[list[int], CaptureError | None]:
+def _follow(source: _Source, order: str, size: int, number: int) -> tuple[NDArray[np.int64], CaptureError | None]:
     """Follow the lengths through the piece; -> where frames' headers begin, and the error that follows them."""
-    starts: list[int] = []
-    append, unpack = starts.append, captured.unpack_from
-    piece, at, end = source.piece, source.at, source.end
-    last = end - size
-    while at <= last:
-        (kept,) = unpack(piece, at)
-        after = at + size + kept
-        if after > end:
-            if kept > MAX_FRAME:
-                what = f"packet {number + len(starts) + 1}: length must be at most {MAX_FRAME} bytes, got {kept}"
-                source.at = at
-                return starts, source.damaged(what)
-            break
-        append(at)
-        at = after
-    source.at = at
-    if not starts:  # a frame that is larger than the piece
-        needed = size + captured.unpack_from(piece, at)[0]
-        if not source.more(needed):
-            there = source.left - size
-            return starts, source.cut(f"packet {number + 1}: the file ends after {there} of {needed - size} bytes")
+    starts = np.empty(source.left // size, np.int64)
+    count, source.at = frame_starts(source.array(), source.at, source.end, size, order == ">", starts)
+    starts = starts[:count]
+    if source.left < size:
+        return starts, None
+    (kept,) = struct.unpack_from(order + "I", source.piece, source.at + 8)
+    if kept > MAX_FRAME:
+        what = f"packet {number + count + 1}: length must be at most {MAX_FRAME} bytes, got {kept}"
+        return starts, source.damaged(what)
+    if not count and not source.more(size + kept):  # a frame that is larger than the piece
+        return starts, source.cut(f"packet {number + 1}: the file ends after {source.left - size} of {kept} bytes")
     return starts, None
 
 
@@ -360,20 +349,11 @@ def _blocks(source: _Source) -> Iterator[Batch]:
         raise source.cut(f"block {number + 1}: the file ends inside its header")
 
 
-def _run(source: _Source, order: str, kind: int) -> list[int]:
+def _run(source: _Source, order: str, kind: int) -> NDArray[np.int64]:
     """Follow the lengths of the blocks of one kind that lie in this piece; -> where they begin: one at least."""
-    starts: list[int] = []
-    append, unpack = starts.append, struct.Struct(order + "II").unpack_from
-    piece, at, end = source.piece, source.at, source.end
-    last = end - 12
-    while at <= last:
-        found, total = unpack(piece, at)
-        if found != kind or total & 3 or total < 12 or total > end - at:
-            break
-        append(at)
-        at += total
-    source.at = at
-    return starts
+    starts = np.empty(source.left // 12, np.int64)
+    count, source.at = block_starts(source.array(), source.at, source.end, kind, order == ">", starts)
+    return starts[:count]
 
 
 _OLD_OR_NEW = ("interface", "high", "low", "captured", "original")
@@ -383,13 +363,13 @@ def _packets(
     source: _Source,
     section: _Section,
     kind: int,
-    starts: list[int],
+    at: NDArray[np.int64],
     interfaces: list[Interface],
     number: int,
     last_ns: int,
 ) -> tuple[Batch, CaptureError | None]:
     """Return the frames of blocks of one kind up to a damaged one, and the error about that one."""
-    u4, data, at = np.dtype(section.order + "u4"), source.array(), np.array(starts, np.int64)
+    u4, data = np.dtype(section.order + "u4"), source.array()
     total = _records(data, u4, at + 4).astype(np.int64)
     first = 12 if kind == _SIMPLE_PACKET else 28  # of the frame's bytes in the block
     here = len(interfaces) - section.first

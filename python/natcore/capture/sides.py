@@ -13,6 +13,11 @@ from natcore.internal.redaction import show
 from natcore.internal.validation import parse_network
 from natcore.verdict import Side
 
+NOT_NAMED = "of an interface that was not named"
+LEAVES_OUTSIDE = "leaves by an outside interface"
+NOT_GATEWAYS = "neither from nor to the gateway's MAC address"
+BETWEEN_INSIDE = "between inside hosts"
+OTHER_HOSTS = "of other hosts"
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
@@ -52,15 +57,15 @@ class Sides:
         if name in self.from_inside:
             return Side.OUTSIDE if direction == OUTGOING else Side.INSIDE
         if name not in self.from_outside:
-            return "of an interface that was not named"
-        return "leaves by an outside interface" if direction == OUTGOING else Side.OUTSIDE
+            return NOT_NAMED
+        return LEAVES_OUTSIDE if direction == OUTGOING else Side.OUTSIDE
 
     def of_addresses(self, source: int, destination: int) -> Side | str:
         """Return the side by prefix, or why there is none. Addresses in host order."""
         from_inside, to_inside = self.is_inside(source), self.is_inside(destination)
         if from_inside != to_inside:
             return Side.INSIDE if from_inside else Side.OUTSIDE
-        return "between inside hosts" if from_inside else "of other hosts"
+        return BETWEEN_INSIDE if from_inside else OTHER_HOSTS
 
     def of_frame(self, interface: str, direction: int, frame: bytes, source: int, destination: int) -> Side | str:
         """Return the side that an Ethernet frame came from, or why there is none."""
@@ -71,9 +76,6 @@ class Sides:
                 return Side.INSIDE
             return Side.OUTSIDE if int.from_bytes(frame[6:12], "big") in self.gateway_macs else NOT_GATEWAYS
         return self.of_addresses(source, destination)
-
-
-NOT_GATEWAYS = "neither from nor to the gateway's MAC address"
 
 
 def make_sides(
