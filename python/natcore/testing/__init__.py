@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from natcore.testing.load import Load
     from natcore.testing.machine import NatMachine
     from natcore.testing.scapy_bridge import frames, scapy_packets
+    from natcore.testing.scapy_pipe import GatewayDrain
     from natcore.testing.sls_server import SlsServer
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Configuration",
     "DataPath",
     "Gate",
+    "GatewayDrain",
     "Lab",
     "Load",
     "NatMachine",
@@ -45,6 +47,7 @@ _LATE = {
     "Configuration": "natcore.testing.configurations",
     "DataPath": "natcore.testing.data_path",
     "Gate": "natcore.testing.gates",
+    "GatewayDrain": "natcore.testing.scapy_pipe",
     "Lab": "natcore.testing.lab",
     "Load": "natcore.testing.load",
     "NatMachine": "natcore.testing.machine",
