@@ -21,16 +21,18 @@ import natcore.who.store
 from natcore import ConfigurationError, Eip, Error, Gateway, Side, SnatEntry
 from natcore.dtypes import COVER, CREATE, END, GAP, GAP_DIED, WINDOW, gap_row
 from natcore.sessionlog.collector import Collector
-from natcore.sessionlog.facts import cover_row
+from natcore.sessionlog.facts import STARTED, cover_row, entry_rows, removed_row
 from natcore.sessionlog.heartbeat import Beat
 from natcore.sessionlog.spool.format import Identity
 from natcore.sessionlog.spool.run import RunFile
 from natcore.sinks import Batch, ParquetSink
 from natcore.sinks._parquet_folder import read_footer
-from natcore.who.query import Store, who
+from natcore.who.query import Store, answered, who
+from natcore.who.question import Question
 from natcore.who.usage import top
+from natcore.who.waiting import Waiting
 from support.frames import parsed, udp
-from support.lives import ANN, BOB, DNS, EPOCH, Log, at, label
+from support.lives import ADDRESS, ANN, BOB, DNS, EPOCH, PRIVATE, Log, at, label
 from support.log_fakes import FakeClock, FakeCore, ScriptedSink
 
 
@@ -220,6 +222,22 @@ def test_rows_that_wait_in_the_spool_are_asked_too(log: Log, tmp_path: Path) -> 
     sink.deliver(Batch("ngw-1", "vpc-1", "run1", rows[:half]))
     answer = who(log.folder, "203.0.113.1", 4000, protocol="tcp", at=at(200), spool=tmp_path / "spool")
     assert (answer.status, len(answer.matches), answer.gaps) == ("exact", 1, ())
+
+
+def test_an_entry_that_two_logs_state_is_gone_when_one_of_them_tells_so(tmp_path: Path) -> None:
+    """Each log states what is in force when it starts. The first one stops before the end, which the second one tells."""
+    first = Log(tmp_path / "first").tick(0)
+    second = Log(tmp_path / "second", first=first.number)
+    second.facts = first.facts
+    first.write()
+    second.fact(cover_row(label(100), label(100), label(100), STARTED))
+    for row in entry_rows(1, SnatEntry("10.0.0.0/8", pool="203.0.113.1"), [(PRIVATE, ADDRESS)]):
+        second.fact(row, 100)
+    second.tick(150).fact(removed_row(1), 200).tick(300).write()
+    there = Waiting((second.tick(400).batch(),))
+    for seconds, status in ((180, "unused"), (350, "gap")):
+        question = Question("203.0.113.1", 4000, "tcp", at(seconds), None, 0.0, None)
+        assert answered(question, Store(tmp_path), there).status == status
 
 
 def test_a_store_sees_files_that_grow_and_files_that_come(log: Log) -> None:

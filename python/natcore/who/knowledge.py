@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -84,6 +84,21 @@ class _Pieces:
             why = _REASONS.get(gap.reason, f"reason {gap.reason}")
             self.gaps[Gap(gap.start, gap.end, f"a gap row of run {footer.run}: {why}")] = None
 
+    def stated(self) -> Iterator[tuple[EntryFact, int, EntryFact | None]]:
+        """Yield the entries, with the sequence up to which each is told, and what tells its end, None: nothing. Each log
+        states an entry anew when it starts, with that time as `since`; the end that one of the logs tells is that of all the
+        statements before it."""
+        ends: dict[tuple[int, int], list[EntryFact]] = defaultdict(list)
+        for told in self.entries.values():
+            for each, _ in told:
+                if each.until_sequence >= 0:
+                    ends[each.id, each.place].append(each)
+        for told in self.entries.values():
+            entry, last = told[0][0], max(sequence for _, sequence in told)
+            own = [each for each, _ in told if each.until_sequence >= 0]
+            later = [each for each in ends[entry.id, entry.place] if each.until_sequence > last]
+            yield entry, last, min(own or later, key=lambda each: each.until_sequence, default=None)
+
 
 class Knowledge:
     """The logs' knowledge by run, for queries of one time. files: in any order."""
@@ -130,9 +145,8 @@ class Knowledge:
         pieces = self._pieces.get(key)
         if pieces is None:
             return facts.InForce()
-        entries = [max(told, key=lambda each: each[1])[0] for told in pieces.entries.values()]
         return facts.InForce(
-            tuple(each for each in entries if each.until_sequence < 0), tuple(pieces.settings.values()),
+            tuple(entry for entry, _, end in pieces.stated() if end is None), tuple(pieces.settings.values()),
             tuple(pieces.clocks.values()), pieces.last_fact, pieces.whole, pieces.made,
         )  # fmt: skip
 
@@ -358,24 +372,16 @@ class Knowledge:
 
     def _entries_of(self, key: Key) -> Iterable[tuple[EntryFact, int, int, int, int]]:
         """Yield (entry, perhaps since, surely since, surely until, perhaps until)."""
-        pieces = self._pieces[key]
-        for told in pieces.entries.values():
-            entry = told[0][0]
+        for entry, last, end in self._pieces[key].stated():
             early, late = self._shift(key, entry.sequence, entry.since)
-            ends = [each for each, _ in told if each.until_sequence >= 0]
-            if ends:
-                gone = min(ends, key=lambda each: each.until_sequence)
-                shift = self._shift(key, gone.until_sequence, gone.perhaps_until)
-                yield (
-                    entry,
-                    entry.since + early,
-                    entry.since + late,
-                    gone.until + shift[0],
-                    gone.perhaps_until + shift[1],
-                )
-                continue
-            last = max(sequence for _, sequence in told)
-            yield entry, entry.since + early, entry.since + late, self._known_until(key, last), FOREVER
+            since = entry.since + early, entry.since + late
+            until, perhaps_until = self._known_until(key, last), FOREVER
+            if end is not None:
+                shift = self._shift(key, end.until_sequence, end.perhaps_until)
+                until, perhaps_until = end.until + shift[0], end.perhaps_until + shift[1]
+                if end.since != entry.since:  # of another statement: that this one lasted so long is that one's to tell
+                    until = min(until, self._known_until(key, last))
+            yield entry, *since, until, perhaps_until
 
     def _known_until(self, key: Key, sequence: int) -> int:
         """Return until when facts are known: no fact behind `sequence` is missing."""
