@@ -137,7 +137,7 @@ sanitize-lives: build/sanitize/built .venv/tested-with
 	$(ASAN) $(SANITIZED) tests/runs/soak.py --seeds 10
 
 sanitize-tests: build/sanitize/built .venv/tested-with
-	$(ASAN) $(SANITIZED) -m pytest -s -q $(filter-out %_properties.py,$(QUICK))      # the soak is these
+	$(ASAN) $(SANITIZED) -m pytest -s -q $(filter-out %_properties.py,$(QUICK)) tests/capture/test_what_if.py      # the soak is these
 
 races: build/races/built .venv/tested-with
 	LD_PRELOAD="$$(cc -print-file-name=libtsan.so)" PYTHONMALLOC=malloc TSAN_OPTIONS=$(TSAN) \

@@ -352,16 +352,16 @@ cdef class Preparation:
             self.mended[MENDED_LENGTH_0] += 1
         elif no_checksum:
             self.mended[MENDED_IPV4_CHECKSUM] += 1
-        is_above = seen.length > self.mtu
+        is_above = seen.there > self.mtu        # one that is shorter than it says is the gateway's to drop
         seen.is_super = is_above and is_tcp and has_l4 and is_whole
-        if is_above and not seen.is_super and (seen.length > 0xFFFF or fragment & IPV4_DF):
+        if is_above and not seen.is_super and (seen.there > 0xFFFF or fragment & IPV4_DF):
             leave_out(seen, TOO_LONG, 0)
             return
         seen.parts = 1
         if seen.is_super:
             self.mended[MENDED_SUPER_FRAMES] += 1
-            seen.parts = <uint32_t>max((seen.length - ahead_of(seen) + self.step_of(seen) - 1) // self.step_of(seen), 1)
-        elif (is_tcp or is_udp) and has_l4 and is_whole:
+            seen.parts = <uint32_t>max((seen.there - ahead_of(seen) + self.step_of(seen) - 1) // self.step_of(seen), 1)
+        elif (is_tcp or is_udp) and has_l4 and is_whole and seen.length >= header:
             if pseudo_of(ip, seen.length - header) == ((<TcpHeader*>l4).checksum if is_tcp else (<UdpHeader*>l4).checksum):
                 self.mended[MENDED_PARTIAL_CHECKSUM] += 1
 
@@ -395,7 +395,7 @@ cdef class Preparation:
         if seen.is_super:
             self.cut(seen, part, row, frame)
         elif seen.is_wrong:
-            finish(ip, seen.header, <uint16_t>seen.there)
+            finish(ip, seen.header, <uint16_t>seen.length)
 
     cdef void cut(self, const Seen* seen, uint32_t part, uint8_t* row, CapturedFrame* frame) noexcept nogil:
         """Makes a super-frame's headers those of the segment that a card makes."""

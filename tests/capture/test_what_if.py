@@ -99,6 +99,8 @@ def captured(draw: st.DrawFn) -> list[Packet]:
                 frame[at : at + 2] = ((total & 0xFFFF) + (total >> 16)).to_bytes(2, "big")
             case "version":
                 frame[l3] = 0x85
+        for _ in range(draw(st.sampled_from((0,) * 8 + (1, 2, 5)))):  # noise in the headers
+            frame[draw(st.integers(0, min(len(frame), l3 + 44) - 1))] = draw(st.integers(0, 255))
         kept = draw(st.sampled_from((len(frame),) * 5 + (l3 + 10, l3 + 24, l3 + 40, l3 + 60)))
         moved = draw(st.sampled_from((0, 0, 0, 50_000_000)))  # written late
         missing = max(len(frame) - kept, 0)
@@ -198,6 +200,15 @@ def test_the_side_is_told_by_mac_by_interface_or_by_prefix(tmp_path: Path) -> No
     assert sided(path, gateway_macs=[router])[:2] == (both, {"neither from nor to the gateway's MAC address": 1})
     told = sided(path, from_inside=["lan0"], from_outside=["wan0"])
     assert told[:2] == (both, {"of an interface that was not named": 1})
+
+
+@pytest.mark.parametrize("total", [1, 19, 21, 27, 1501, 26_000, 65_535])
+@pytest.mark.parametrize("layer", [TCP, UDP])
+def test_a_total_length_that_cannot_be_is_the_gateways_to_drop(tmp_path: Path, layer: Any, total: int) -> None:
+    ip = IP(src="10.0.0.5", dst="198.51.100.7", len=total, flags="DF")
+    path = tmp_path / "x.pcap"
+    pcap.write(path, [Packet(START_NS, bytes(Ether() / ip / layer(sport=1000, dport=53)))])
+    assert sided(path) == ({"DROP_MALFORMED": 1}, {}, {})
 
 
 @pytest.mark.parametrize("link", [113, 276])

@@ -272,10 +272,11 @@ class Replay:
             self.mended[NO_IPV4_CHECKSUM] += 1
         fragment = int.from_bytes(frame[l3 + 6 : l3 + 8], "big")
         has_ports = headers.source_port is not None and fragment & 0x3FFF == 0
-        if length > self._mtu and has_ports and headers.protocol == TCP:
+        there = min(length, len(frame) - l3)  # a frame that is shorter than it says is the gateway's to drop
+        if there > self._mtu and has_ports and headers.protocol == TCP:
             self.mended[SUPER_FRAMES] += 1
-            return list(segments(frame, headers, length, self._mtu))
-        if length > 65_535 or (length > self._mtu and fragment & 0x4000):
+            return list(segments(frame, headers, there, self._mtu))
+        if there > 65_535 or (there > self._mtu and fragment & 0x4000):
             return None
         if changed:
             frame = _with_network_header(frame, headers, length)
@@ -286,6 +287,8 @@ class Replay:
     def _finished(self, frame: bytes, headers: Headers, at: int, length: int) -> bytes:
         """Return the frame with the layer-4 checksum that a card would have put in place of the pseudo-header's sum."""
         l3, end = headers.l3, headers.l3 + length
+        if end < headers.l4:
+            return frame  # the length cannot be, which the gateway says
         pseudo = frame[l3 + 12 : l3 + 20] + struct.pack("!HH", headers.protocol, end - headers.l4)
         if int.from_bytes(frame[at : at + 2], "big") != ones_sum(pseudo):
             return frame
