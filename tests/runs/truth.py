@@ -639,7 +639,7 @@ class Life:
     def ask(self, count: int) -> None:
         """Those of one source one after another, as its rows are read once."""
         if self.store is not None:
-            self.store.remembered = None
+            self.store.remembered = ()
         asked = [self.draw() for _ in range(count)]
         sources = [self.draw_source(each) for each in asked]
         order: dict[tuple[int, Any], list[int]] = {}

@@ -395,7 +395,7 @@ def _found_by_blocks(question: Question, source: Source | None, there: Waiting) 
     """Return the conclusion from the rows of port blocks; None: there are no such blocks. A block may have been assigned long
     before, so that all of the log is looked at."""
     parts = source.parts() if source is not None else []
-    known = Knowledge(parts, there, question.longest_idle)
+    known = _knowledge(source, parts, there, question.longest_idle)
     if not known.has_blocks(question):
         return None
     asked, runs = question.asked(there.now), known.runs_by_blocks(question)
@@ -470,13 +470,15 @@ def _found(question: Question, source: Source | None, there: Waiting) -> Found:
 
 
 def _knowledge(source: Source | None, parts: Sequence[Part], there: Waiting, idle: int | None) -> Knowledge:
-    """Return the logs' knowledge; the last query's, if nothing has changed since."""
-    last = source.remembered if source is not None else None
-    if isinstance(last, Knowledge) and last.is_of(parts, there, idle):
-        return last
-    known = Knowledge(parts, there, idle)
+    """Return the logs' knowledge; that of the last query, of its parts or of all of them, if nothing has changed since."""
+    last = source.remembered if source is not None else ()
+    for known in last:
+        if isinstance(known, Knowledge) and known.is_of(parts, there, idle):
+            break
+    else:
+        known = Knowledge(parts, there, idle)
     if source is not None:
-        source.remembered = known
+        source.remembered = (known, *(each for each in last if each is not known))[:2]
     return known
 
 

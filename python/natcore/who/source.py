@@ -145,7 +145,7 @@ class Source(ABC):
     Times are microseconds since 1970. `natcore.who.store.Store` (Parquet files) is one.
     """
 
-    remembered: object = None  # what the last question's answer followed from; its asker's business
+    remembered: tuple[object, ...] = ()  # what the last question's answer followed from; its asker's business
 
     @abstractmethod
     def parts(self, start: int | None = None, end: int | None = None) -> Sequence[Part]:
