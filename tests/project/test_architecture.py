@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -49,28 +50,42 @@ def modules_used(source: str) -> set[str]:
     return {(match["module"] or match["whole"]).replace(".", "/") for match in CIMPORT.finditer(source)}
 
 
+@cache
+def text_of(path: Path) -> str:
+    return path.read_text()
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(text_of(path))
+
+
 def without_comments(source: str) -> str:
     return re.sub(r"#.*", "", re.sub(r'""".*?"""', "", source, flags=re.S))
 
 
-@pytest.mark.parametrize("path", [path for path in CORE_FILES if folder_of(path)], ids=name_of)
-def test_a_folder_uses_only_those_above_it(path: Path) -> None:
-    folder = folder_of(path)
-    assert folder in FOLDERS, f"{name_of(path)}: a new folder; say in FOLDERS where it stands"
-    may_use = set(FOLDERS[: FOLDERS.index(folder) + 1])
-    wrong = {
-        used
-        for used in modules_used(path.read_text())
-        if used not in C_INTERFACE and used.rpartition("/")[0] not in may_use
-    }
-    assert not wrong, f"{name_of(path)} uses {sorted(wrong)}, below it in {FOLDERS}"
+def test_a_folder_uses_only_those_above_it() -> None:
+    wrong: dict[str, list[str]] = {}
+    for path in CORE_FILES:
+        if not (folder := folder_of(path)):
+            continue
+        assert folder in FOLDERS, f"{name_of(path)}: a new folder; say in FOLDERS where it stands"
+        may_use = set(FOLDERS[: FOLDERS.index(folder) + 1])
+        below = {
+            used
+            for used in modules_used(text_of(path))
+            if used not in C_INTERFACE and used.rpartition("/")[0] not in may_use
+        }
+        if below:
+            wrong[name_of(path)] = sorted(below)
+    assert not wrong, f"modules that use what is below them in {FOLDERS}"
 
 
 def test_no_module_of_a_folder_uses_itself_through_others() -> None:
     """Within a folder too there is no circle."""
     uses: dict[str, set[str]] = {}
     for path in CORE_FILES:
-        uses.setdefault(module_of(path), set()).update(modules_used(path.read_text()) - {module_of(path)})
+        uses.setdefault(module_of(path), set()).update(modules_used(text_of(path)) - {module_of(path)})
     done: set[str] = set()
     while waiting := {module: used for module, used in uses.items() if module not in done}:
         ready = {module for module, used in waiting.items() if used <= done}
@@ -78,54 +93,59 @@ def test_no_module_of_a_folder_uses_itself_through_others() -> None:
         done |= ready
 
 
-@pytest.mark.parametrize("path", [p for p in CORE_FILES if not folder_of(p)], ids=name_of)
-def test_the_c_interface_is_declarations_only(path: Path) -> None:
-    assert path.suffix == ".pxd", f"{name_of(path)}: code belongs into a folder"
+def test_the_c_interface_is_declarations_only() -> None:
+    wrong = [name_of(path) for path in CORE_FILES if not folder_of(path) and path.suffix != ".pxd"]
+    assert not wrong, "code belongs into a folder"
 
 
-@pytest.mark.parametrize(
-    "path",
-    [p for p in CORE_FILES if folder_of(p) in KNOWS_NO_VERDICT and module_of(p) not in READS_VERDICTS],
-    ids=name_of,
-)
-def test_state_gives_no_verdicts(path: Path) -> None:
+def test_state_gives_no_verdicts() -> None:
     """Only the way of a packet says why one is dropped; what it stands on does not know the reasons."""
-    assert not re.search(r"\bDROP_\w+|natcore\.packet\.verdict", without_comments(path.read_text()))
+    wrong = [
+        name_of(path)
+        for path in CORE_FILES
+        if folder_of(path) in KNOWS_NO_VERDICT
+        and module_of(path) not in READS_VERDICTS
+        and re.search(r"\bDROP_\w+|natcore\.packet\.verdict", without_comments(text_of(path)))
+    ]
+    assert not wrong
 
 
-@pytest.mark.parametrize("path", CORE_FILES, ids=name_of)
-def test_directives_live_in_the_build_only(path: Path) -> None:
-    source = path.read_text()
-    assert not re.search(r"^#\s*(cython|distutils)\s*:", source, re.M), "compiler directives belong to CMakeLists.txt"
-    assert not re.search(r"@cython\.(boundscheck|wraparound|cdivision|initializedcheck)", source)
-    assert not re.search(r"^\s*(DEF|IF|ELIF)\s|^\s*include\s+[\"']", without_comments(source), re.M), (
-        "no DEF, IF, include"
-    )
+def test_directives_live_in_the_build_only() -> None:
+    for path in CORE_FILES:
+        source, name = text_of(path), name_of(path)
+        assert not re.search(r"^#\s*(cython|distutils)\s*:", source, re.M), (
+            f"{name}: compiler directives belong to CMakeLists.txt"
+        )
+        assert not re.search(r"@cython\.(boundscheck|wraparound|cdivision|initializedcheck)", source), name
+        assert not re.search(r"^\s*(DEF|IF|ELIF)\s|^\s*include\s+[\"']", without_comments(source), re.M), (
+            f"{name}: no DEF, IF, include"
+        )
 
 
-@pytest.mark.parametrize("path", [p for p in CORE_FILES if folder_of(p) not in ("api", "testhooks")], ids=name_of)
-def test_no_python_of_ours_below_the_api(path: Path) -> None:
+def test_no_python_of_ours_below_the_api() -> None:
     """Knowledge goes upwards only: below the api no module imports our Python modules, but for its errors."""
-    if module_of(path) in RAISES:
-        return
-    assert not re.search(
-        r"^\s*(from|import)\s+natcore(\.[\w.]+)?\s+import|^\s*import\s+natcore", path.read_text(), re.M
-    )
+    wrong = [
+        name_of(path)
+        for path in CORE_FILES
+        if folder_of(path) not in ("api", "testhooks")
+        and module_of(path) not in RAISES
+        and re.search(r"^\s*(from|import)\s+natcore(\.[\w.]+)?\s+import|^\s*import\s+natcore", text_of(path), re.M)
+    ]
+    assert not wrong
 
 
-@pytest.mark.parametrize("path", [*CORE_FILES, *PYTHON_FILES], ids=name_of)
-def test_a_file_says_what_it_is_in_one_line(path: Path) -> None:
-    first = path.read_text().lstrip().split("\n", 1)[0]
-    assert first.startswith(('"""', "# ")), f"{name_of(path)}: its first line is {first!r}"
-    assert len(first) <= 130
+def test_a_file_says_what_it_is_in_one_line() -> None:
+    firsts = {name_of(path): text_of(path).lstrip().split("\n", 1)[0] for path in [*CORE_FILES, *PYTHON_FILES]}
+    assert not {name: line for name, line in firsts.items() if not line.startswith(('"""', "# ")) or len(line) > 130}
 
 
-@pytest.mark.parametrize("path", [*CORE_FILES, *PYTHON_FILES], ids=name_of)
-def test_no_file_is_too_long_to_read(path: Path) -> None:
+def test_no_file_is_too_long_to_read() -> None:
     """Docstrings in numpydoc sections are the reference's pages, and do not count."""
-    source = path.read_text()
-    lines = len(re.sub(r'^ +""".*?"""$', "", source, flags=re.S | re.M).splitlines())
-    assert lines <= MOST_LINES, f"{name_of(path)} has {lines} lines: split it along the design"
+    lines = {
+        name_of(path): len(re.sub(r'^ +""".*?"""$', "", text_of(path), flags=re.S | re.M).splitlines())
+        for path in [*CORE_FILES, *PYTHON_FILES]
+    }
+    assert not {name: count for name, count in lines.items() if count > MOST_LINES}, "split them along the design"
 
 
 def test_the_core_is_no_package_of_its_own() -> None:
@@ -196,15 +216,16 @@ def test_the_public_init_only_names() -> None:
     assert [type(node).__name__ for node in nodes if not isinstance(node, wanted) and node not in late] == []
 
 
-@pytest.mark.parametrize("folder", sorted(p.name for p in PACKAGE.iterdir() if (p / "__init__.py").exists()))
-def test_no_folder_reaches_into_anothers_privates(folder: str) -> None:
+def test_no_folder_reaches_into_anothers_privates() -> None:
     """A name with a leading underscore is imported by modules of its own folder only."""
-    for path in (PACKAGE / folder).rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+    folders = sorted(path for path in PACKAGE.iterdir() if (path / "__init__.py").exists())
+    for path in (module for folder in folders for module in folder.rglob("*.py")):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("natcore."):
                 other = (node.module or "").split(".")[1]
                 private = [alias.name for alias in node.names if alias.name.startswith("_")]
-                assert other == folder or not private, f"{name_of(path)} imports {private} of natcore.{other}"
+                own = path.relative_to(PACKAGE).parts[0]
+                assert other == own or not private, f"{name_of(path)} imports {private} of natcore.{other}"
 
 
 # What reaches a private attribute of another class's object: one function, which the package's own modules use.
@@ -212,7 +233,7 @@ REACHES = {"internal/parts.py": {"gateway._parts"}, "service/succession.py": {"o
 OF_NAMED_TUPLES = {"_asdict", "_fields", "_make", "_replace"}  # public, by the standard library's naming
 
 
-def privates_reached(source: str) -> list[str]:
+def privates_reached(module: ast.Module) -> list[str]:
     """`obj._name` of each object that is neither self nor cls, nor of the enclosing class, which knows its own names."""
     found: list[str] = []
 
@@ -236,15 +257,14 @@ def privates_reached(source: str) -> list[str]:
         for child in ast.iter_child_nodes(node):
             look(child, own)
 
-    look(ast.parse(source), set())
+    look(module, set())
     return found
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=name_of)
-def test_no_class_reaches_into_anothers_privates(path: Path) -> None:
+def test_no_class_reaches_into_anothers_privates() -> None:
     """What parts need of each other is handed over as an interface: Parts, PlaneCalls, Intake, Listener."""
-    reached = set(privates_reached(path.read_text()))
-    assert reached == REACHES.get(str(path.relative_to(PACKAGE)), set())
+    reached = {str(path.relative_to(PACKAGE)): set(privates_reached(tree_of(path))) for path in PACKAGE.rglob("*.py")}
+    assert {name: names for name, names in reached.items() if names} == REACHES
 
 
 def test_a_private_attribute_of_another_object_is_found() -> None:
@@ -256,4 +276,4 @@ class One:
 def outside(one):
     return one._a
 """
-    assert privates_reached(source) == ["Two._private", "one._a"]
+    assert privates_reached(ast.parse(source)) == ["Two._private", "one._a"]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 GLOSSARY = ROOT / "docs" / "glossary.md"
@@ -32,24 +31,27 @@ PHRASE = re.compile("|".join(DIALECT), re.IGNORECASE)
 CITATION = re.compile(r"\bcontract,? (?:[RD]\d+|field \d+)(?:(?:,| and| to) [RD]\d+)*|\((?:[RD]\d+)\)", re.IGNORECASE)
 
 
-def texts() -> list[Path]:
+@cache
+def texts() -> dict[Path, str]:
     """Every file of the project's own text, but for the glossary and this test."""
     found = [ROOT / page for page in PAGES if (ROOT / page).exists()]
     for folder in FOLDERS:
         found += [path for path in (ROOT / folder).rglob("*") if path.is_file() and path.suffix in TEXT]
     made = {"__pycache__", "corpus"}
-    return sorted(path for path in found if path not in (GLOSSARY, Path(__file__)) and not made & set(path.parts))
+    shown = sorted(path for path in found if path not in (GLOSSARY, Path(__file__)) and not made & set(path.parts))
+    return {path: path.read_text() for path in shown}
 
 
 def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", texts(), ids=name_of)
-def test_no_dialect(path: Path) -> None:
+def test_no_dialect() -> None:
     found = [
         f"{name_of(path)}:{number}: {match[0]}"
-        for number, line in enumerate(path.read_text().splitlines(), 1)
+        for path, text in texts().items()
+        if PHRASE.search(text)
+        for number, line in enumerate(text.splitlines(), 1)
         for match in PHRASE.finditer(line)
     ]
     assert not found, f"see docs/glossary.md for the words to use: {found}"
@@ -65,8 +67,8 @@ def defined() -> set[str]:
 
 def test_the_contract_defines_what_is_cited() -> None:
     rules, cited = defined(), set()
-    for path in texts():
-        for match in CITATION.finditer(path.read_text()):
+    for path, text in texts().items():
+        for match in CITATION.finditer(text):
             named = set(re.findall(r"[RD]\d+|field \d+", match[0], re.IGNORECASE))
             assert named <= rules, (
                 f"{name_of(path)} cites {sorted(named - rules)}; {name_of(CONTRACT)} defines no such rule"
@@ -79,7 +81,7 @@ NAMED_FILE = re.compile(r"(?<![\w./-])(?:natcore/[\w/]+|_\w+)\.(?:pxd|pyx)\b")
 
 
 def test_core_files_that_are_named_exist() -> None:
-    named = {(name_of(path), match[0]) for path in texts() for match in NAMED_FILE.finditer(path.read_text())}
+    named = {(name_of(path), match[0]) for path, text in texts().items() for match in NAMED_FILE.finditer(text)}
     assert len(named) > 20  # the search finds what is there
     missing = sorted((where, file) for where, file in named if not (ROOT / file).exists())
     assert not missing
