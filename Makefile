@@ -30,8 +30,9 @@ INSTRUCTIONS_OPTIONS ?=
 WIRE_OPTIONS ?= --json build/wire.json
 SOAK_OPTIONS ?= --seeds 10000 --jobs 2 --least 1000 --resume build/soak.json
 TRUTH_OPTIONS ?= --lives 1000 --questions 1000
-# Two processes: who has no test left takes some of the other.
-TEST_OPTIONS ?= -n 2 --dist worksteal
+# Four processes on two processors: many tests wait for networks and programs. A process without a test left takes some of another.
+TEST_OPTIONS ?= -n 4 --dist worksteal
+SEARCHED := tests/api/test_embedding.py tests/capture/test_reader.py tests/service/test_configuration_file.py
 KILLS ?= 200
 RACES_SECONDS ?= 30
 # The interpreter is not instrumented: what it reads and writes itself is not looked at, its locks are.
@@ -40,11 +41,12 @@ TSAN := "ignore_noninstrumented_modules=1 history_size=4"
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo test workers lint docs coverage debug format soak mutants truth crash bench gate instructions worst wire sanitize sanitize-frames \
+.PHONY: help demo test search workers lint docs coverage debug format soak mutants truth crash bench gate instructions worst wire sanitize sanitize-frames \
         sanitize-lives sanitize-tests races fuzz portable clean
 help:
 	@echo "make demo      real programs through a gateway, then their session log (as root; else a replayed capture)"
 	@echo "make test      the whole test suite (as root also with namespaces and real clients)"
+	@echo "make search    the properties of any argument, file or capture, with 20 times as many examples as in \`make test\`"
 	@echo "make lint      ruff, mypy, stubtest, cython-lint"
 	@echo "make docs      the documentation's site, into build/site; a warning is an error"
 	@echo "make coverage  which lines of the core its tests run"
@@ -71,6 +73,9 @@ demo: .venv/built
 
 test: .venv/built .venv/tested-with
 	$(VENV) -m pytest $(TEST_OPTIONS)
+
+search: .venv/built .venv/tested-with
+	NATCORE_TEST_SEARCH=20 $(VENV) -m pytest -q --timeout 3600 $(SEARCHED)
 
 workers: .venv/built .venv/tested-with
 	NATCORE_TEST_WORKERS=2 $(VENV) -m pytest -q $(QUICK) tests/conformance

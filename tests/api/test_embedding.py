@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import natcore
@@ -38,6 +38,7 @@ from natcore.plane.plane import Plane
 from natcore.sinks import Batch, JsonLinesSink, MemorySink, ParquetSink
 from support.arrays import arrays
 from support.frames import HOST, REMOTE, gateway, udp
+from support.search import examples
 
 # ---- what natcore gave ---------------------------------------------------------------------------------------------------
 
@@ -534,7 +535,7 @@ def test_any_argument_is_taken_or_refused_with_an_error_of_natcore(
     with gateway() as over:
 
         @given(key=st.sampled_from(sorted(good)), value=ANY)
-        @settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @settings(examples(25), database=None)
         def any_of_them(key: str, value: Any) -> None:
             attempt(over, key, value)
 

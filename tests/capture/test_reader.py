@@ -16,7 +16,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Dot1Q, Ether
@@ -26,6 +26,7 @@ from natcore.capture.pcap import Packet
 from natcore.capture.pcapng import PcapngWriter
 from natcore.capture.reader import INCOMING, OUTGOING, UNKNOWN, CaptureError, CutShortError, batches
 from support.capture_files import block, header, interface, packet_block, record, section
+from support.search import examples
 
 
 def read(folder: Path, content: bytes) -> list[Packet]:
@@ -95,7 +96,7 @@ def mutated(content: bytes, seed: int) -> bytes:
     return bytes(made)
 
 
-@settings(max_examples=400)
+@examples(100)
 @given(st.sampled_from(KINDS), file_packets, st.integers(0, 2**32), st.booleans())
 def test_a_mutated_file_gives_frames_and_at_most_one_clear_error(
     tmp_path_factory: pytest.TempPathFactory,
@@ -121,7 +122,7 @@ def test_a_mutated_file_gives_frames_and_at_most_one_clear_error(
         assert outcomes[0] == outcomes[1]
 
 
-@settings(max_examples=200)
+@examples(50)
 @given(st.binary(max_size=300))
 def test_bytes_that_are_no_capture_are_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     with pytest.raises(CaptureError, match="x: "):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from natcore import sinks
@@ -22,6 +22,7 @@ from natcore.gateway import Gateway
 from natcore.service import configuration_file, tables
 from natcore.service.configuration_file import SettingsError, load
 from natcore.service.tables import FileTables, GatewayTable
+from support.search import examples
 
 WHOLE = """
 [gateway]
@@ -607,7 +608,7 @@ def read(file: Path, text: str | bytes) -> None:
 
 
 @given(FILES)
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(100)
 def test_any_tables_are_a_configuration_or_an_error(
     tmp_path_factory: pytest.TempPathFactory, tables: dict[str, object]
 ) -> None:
@@ -618,6 +619,6 @@ def test_any_tables_are_a_configuration_or_an_error(
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200) | st.text("[]{}=.\"'\\#\n ,a1_-", max_size=200))
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(100)
 def test_any_text_is_a_configuration_or_an_error(tmp_path_factory: pytest.TempPathFactory, text: str | bytes) -> None:
     read(tmp_path_factory.getbasetemp() / "fuzzed.toml", text)
