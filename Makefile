@@ -40,6 +40,8 @@ TSAN := "ignore_noninstrumented_modules=1 history_size=4"
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_ROOT_USER_ACTION := ignore
+# Bytecode is kept whatever the caller's environment says: the tests start some hundred interpreters.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test search workers lint docs coverage debug format soak mutants truth crash bench gate instructions worst wire sanitize sanitize-frames \
         sanitize-lives sanitize-tests races fuzz portable clean
