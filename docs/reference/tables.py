@@ -66,6 +66,7 @@ LOG_COUNTERS = {
     "gaps_journal_full": "gap rows for rows that found the journal full",
     "gaps_log_full": "gap rows for rows that this log had no place for",
     "facts": "rows about the log itself",
+    "unlabelled": "delivered rows of which the log's labels could not be asked",
     "raw_bytes_delivered": "bytes before compression",
     "wire_bytes_delivered": "bytes as they were sent",
 }

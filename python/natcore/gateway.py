@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from natcore.internal.endpoints import Criteria, Endpoint
     from natcore.internal.event_feeds import EventFeed, EventFeeds
     from natcore.internal.session_feed import SessionFeed
+    from natcore.labels import LabelSource
     from natcore.plane.async_plane import AsyncPlane
     from natcore.plane.plane import Plane
     from natcore.ranking import SessionRanking
@@ -1245,7 +1246,7 @@ class Gateway(Closing):
     def start_session_log(
         self, sink: Sink, *, name: str | None = None, spool: str | os.PathLike[str] | None = None,
         delivery: DeliveryPolicy | None = None, redact_destination: bool = False, rows: choices.LogRows = "all",
-        refusals: bool = False, on_failure: choices.OnFailure = "forward",
+        refusals: bool = False, labels: LabelSource | None = None, on_failure: choices.OnFailure = "forward",
     ) -> SessionLog:  # fmt: skip
         """Start a session log into a sink; several logs get the same rows with the same numbers.
 
@@ -1266,6 +1267,10 @@ class Gateway(Closing):
             Policy(ports="block").
         refusals
             Rows of refusals too: one a subscriber, reason and minute, with a count; and of thresholds and the other events.
+        labels
+            Writes into each row which account, line or device had the inside address then, by a table: its path, or kea:PATH or
+            dnsmasq:PATH for leases (`natcore.labels.LabelFile`). Where it fails rows go without, counted `unlabelled`. A
+            program may give Labels or a function (`CalledLabels`), which the delivering thread calls. None: no labels.
         on_failure
             Of the spool or the sink at the start: "forward", the log goes on trying; "refuse", an error.
 
@@ -1278,7 +1283,7 @@ class Gateway(Closing):
         ------
         ConfigurationError
             A name or a sink is in use, the region is another one (contract R6), the sink takes no rows of port blocks, or
-            of refusals, where they are asked for, or on_failure="refuse" and it does not work.
+            of refusals, or no labels, where they are asked for, or on_failure="refuse" and it does not work.
         CapacityError
             The system has no thread left.
         """
@@ -1294,11 +1299,10 @@ class Gateway(Closing):
                     resumed=self._account, in_force=in_force(weakref.ref(self)), clock_offset=clock_offset(weakref.ref(self)),
                 )  # fmt: skip
                 at_exit.watch(self, self._collector)
-            check_choice("refusals", refusals, (True, False))
-            feeds = self._event_feeds() if refusals else None
+            feeds = self._event_feeds() if check_choice("refusals", refusals, (True, False)) else None
         return self._collector.start(
             sink, name=name, spool=spool, delivery=delivery, redact_destination=redact_destination,
-            rows=rows, refusals=feeds, on_failure=on_failure,
+            rows=rows, refusals=feeds, labels=labels, on_failure=on_failure,
         )  # fmt: skip
 
     def stop_session_log(self, log: SessionLog, timeout: float = 10.0) -> int:

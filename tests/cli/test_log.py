@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from natcore.sinks import ParquetSink
 from support.command_line import call, call_json
 from support.lives import ANN, BOB, Log, at
 
@@ -167,6 +169,21 @@ def test_labels_name_the_account(folder: Path, tmp_path: Path) -> None:
     assert "\n    then account 4711\n" in call(*asked)
     assert call_json(*asked)["matches"][0]["labels"] == ["account 4711"]
     assert "labels must be a readable file" in call(*asked[:-1], f"kea:{tmp_path / 'none'}", exit_code=64)
+
+
+def test_a_label_that_a_row_has_is_shown_as_recorded(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log").tick(0).session(7, ANN, 100, [(100, 400)], 400).tick(9000)
+    batch = log.batch()
+    sink = ParquetSink(tmp_path / "log")
+    sink.deliver(replace(batch, labels=("account 4711",) * len(batch)))
+    sink.close()
+    asked = (*WHO, iso(200), "--log", tmp_path / "log")
+    assert "\n    recorded as account 4711\n" in call(*asked)
+    (match,) = call_json(*asked)["matches"]
+    assert match["recorded_labels"] == ["account 4711"] and match["labels"] == []
+    (tmp_path / "accounts.csv").write_text("prefix,label\n10.0.0.5,account 4711\n")
+    text = call(*asked, "--labels", tmp_path / "accounts.csv")
+    assert "\n    then account 4711\n" in text and "recorded as" not in text
 
 
 def test_a_timeline_in_the_terminal_or_a_file(folder: Path, tmp_path: Path) -> None:

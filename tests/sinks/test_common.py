@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import random
 from collections.abc import Iterator
@@ -54,6 +55,22 @@ def test_every_row_arrives_once_in_order_as_it_was(destination: Destination) -> 
     assert destination.rows(1301) == expected_of(destination, batches)
     sink.close()
     assert destination.rows(1301) == expected_of(destination, batches)
+
+
+def test_labels_arrive_with_their_rows(destination: Destination) -> None:
+    sink = destination.make()
+    if not sink.labels:
+        pytest.skip("this sink takes no labels")
+    texts = ("account 4711", None, 'a "b" \\c] €%\n; d', None, "account 4711")
+    batch = batch_of(5, events=True)
+    labelled = dataclasses.replace(batch, labels=texts)
+    assert [row["label"] for row in labelled.rows(local=True)] == list(texts) and "label" not in next(labelled.rows())
+    sink.open()
+    sink.deliver(labelled)
+    rows = sorted(destination.rows(5), key=lambda row: int(row["number"]))
+    assert [row.pop("label", None) or None for row in rows] == list(texts)
+    assert rows == [{name: row[name] for name in row if name != "label"} for row in destination.expected(batch)]
+    sink.close()
 
 
 def test_a_batch_is_there_when_deliver_returns(destination: Destination) -> None:

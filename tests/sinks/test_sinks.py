@@ -35,7 +35,9 @@ def read_parquet(folder: Path):
     columns = "* REPLACE (epoch_us(start_time) AS start_time, epoch_us(end_time) AS end_time)"
     with duckdb.connect() as connection:
         relation = connection.sql(f"SELECT {columns} FROM '{folder}/*.parquet' ORDER BY run, number")
-        return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+        rows = [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+    assert all(row.pop("label") is None for row in rows)
+    return rows
 
 
 class Kind:

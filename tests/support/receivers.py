@@ -77,6 +77,9 @@ class Parquet(Destination):
     def make(self) -> Sink:
         return ParquetSink(self.folder)
 
+    def expected(self, batch: Batch) -> list[Row]:
+        return [{"label": None} | row for row in super().expected(batch)]
+
     def rows(self, count: int) -> list[Row]:
         columns = "* REPLACE (epoch_us(start_time) AS start_time, epoch_us(end_time) AS end_time)"
         with duckdb.connect() as connection:

@@ -23,7 +23,7 @@ _MESSAGE = re.compile(
     r"<(?P<pri>\d{1,3})>1 (?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z) (?P<hostname>[!-~]+) (?P<app>[!-~]+) "
     r"(?P<procid>[!-~]+) (?P<msgid>[!-~]+) \[natcore@32473(?P<data>(?: \w+=\"(?:[^\"\\\]]|\\[\"\\\]])*\")+)\]"
 )
-_TEXTS = {"instance", "vpc_id", "pri_ip", "pub_ip", "nat_ip", "eip"}
+_TEXTS = {"instance", "vpc_id", "label", "pri_ip", "pub_ip", "nat_ip", "eip"}
 
 
 def read_message(text: str) -> Row:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from natcore import ConfigurationError
+from natcore.labels import CalledLabels, LabelFile, Labels, labels_at
 from natcore.who.evidence import ask_all
-from natcore.who.labels import CalledLabels, LabelFile, Labels, labelled, labels_at
+from natcore.who.labels import labelled
 from natcore.who.query import Store, what, who
 from natcore.who.question import Question
 from support.lives import ANN, EPOCH, Log, at
@@ -97,8 +98,10 @@ def test_leases_of_dnsmasq_say_that_they_are_of_now(tmp_path: Path) -> None:
         f"{EPOCH + 100} aa:aa 10.0.0.5 ann 01:aa:aa\n0 bb:bb 10.0.0.6 * *\nduid 00:01\n{EPOCH} 1 fd00::1 x 00\n"
     )
     labels = labels_at(f"dnsmasq:{path}")
-    assert found(labels, 99) == ["aa:aa ann (the lease now; since when is not known)"] and found(labels, 100) == []
-    assert found(labels, 1e6, host=IPv4Address("10.0.0.6")) == ["bb:bb (the lease now; since when is not known)"]
+    assert (
+        found(labels, 99) == ["aa:aa ann (the lease when asked; since when is not known)"] and found(labels, 100) == []
+    )
+    assert found(labels, 1e6, host=IPv4Address("10.0.0.6")) == ["bb:bb (the lease when asked; since when is not known)"]
 
 
 @pytest.mark.parametrize(("form", "text", "message"), [

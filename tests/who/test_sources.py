@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from natcore import Error
@@ -21,6 +24,7 @@ from natcore.who.clickhouse import ClickHouseSource
 from natcore.who.query import Store, answered, talked, what, who
 from natcore.who.sls import SlsSource
 from natcore.who.source import Source
+from natcore.who.usage import export
 from natcore.who.waiting import Waiting
 from runs.truth import lived
 from runs.truth_asking import judge, judge_listing
@@ -30,6 +34,7 @@ chdb = pytest.importorskip("chdb", reason="needs chdb (PyPI)")
 
 from support.chdb_server import ChdbServer  # noqa: E402
 
+HOST = str(IPv4Address(ANN))
 NUMBERS = itertools.count()
 KIND_NUMBERS = {word: number for number, word in KINDS.items()}
 
@@ -109,6 +114,64 @@ def test_the_same_rows_give_the_same_answers(server: ChdbServer, sls: SlsServer,
             had, met = what(parquet, host, **span), talked(parquet, "198.51.100.53", **span)
             assert [what(other, host, **span) for other in others] == [had] * 3
             assert [talked(other, "198.51.100.53", **span) for other in others] == [met] * 3
+
+
+def test_a_row_s_label_comes_back_as_it_was_recorded(server: ChdbServer, tmp_path: Path) -> None:
+    log = Log(tmp_path).tick(0).session(7, ANN, 100, [(100, 400), (500, 600)], 600)
+    batch = log.batch()
+    hosts = [row["kind"] for row in batch.rows(local=True) if row["pri_ip"] == HOST]
+    assert hosts == ["create", "window", "window", "end"]
+    texts = iter(("first", "first", 'it\'s \\ "second"', "third"))
+    labels = tuple(next(texts) if row["pri_ip"] == HOST else None for row in batch.rows())
+    batches = [replace(batch, labels=labels), log.tick(700).batch(), log.tick(9000).batch()]
+    plain, compacted = in_parquet(tmp_path / "plain", batches), in_parquet(tmp_path / "compacted", batches)
+    assert compact(compacted.folder).files > 0
+    old = ClickHouseSink(server.url, table="old")
+    server.ask(old.table_definition((26, 1)).replace("label String CODEC(ZSTD(1)), ", ""))
+    old.open()
+    for batch in batches:
+        old.deliver(replace(batch, labels=None))
+    for source in (plain, compacted, in_clickhouse(server, batches)):
+        told = {
+            seconds: who(source, "203.0.113.1", 4000, protocol="tcp", at=at(seconds)).matches[0].recorded_labels
+            for seconds in (100, 200, 450, 550)
+        }
+        second = 'it\'s \\ "second"'
+        assert told == {100: ("first",), 200: ("first",), 450: ("first",), 550: (second,)}
+        (match,) = what(source, HOST, at=at(0), until=at(550)).matches
+        assert match.recorded_labels == ("first", second)
+        (match,) = talked(source, "198.51.100.7", at=at(550), until=at(650)).matches
+        assert match.recorded_labels == (second, "third")
+    source = ClickHouseSource(server.url, table="old")
+    assert who(source, "203.0.113.1", 4000, protocol="tcp", at=at(100)).matches[0].recorded_labels == ()
+
+
+def test_files_of_before_have_no_label_and_are_read_beside_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_before(table: Any, file: Any, footer: dict[str, str], group_rows: int | None = None) -> None:
+        del footer["labels"]
+        pq.write_table(table.drop_columns(["label"]).replace_schema_metadata(footer), file)
+
+    log = Log(tmp_path).tick(0).session(7, ANN, 100, [(100, 400)], 400)
+    batches = [log.batch(), log.session(8, BOB, 500, [(500, 600)], 600, port=4001).tick(700).batch()]
+    last = log.tick(9000).batch()
+    for folder in ("plain", "compacted"):
+        with monkeypatch.context() as patch:
+            patch.setattr("natcore.sinks._parquet_folder.write_table", of_before)
+            in_parquet(tmp_path / folder, batches[:1])
+        in_parquet(tmp_path / folder, [replace(batches[1], labels=("account",) * len(batches[1])), last])
+    assert compact(tmp_path / "compacted").parts == 2
+    for folder in ("plain", "compacted"):
+        store = Store(tmp_path / folder)
+        told = [
+            who(store, "203.0.113.1", port, protocol="tcp", at=at(seconds)).matches[0].recorded_labels
+            for port, seconds in ((4000, 200), (4001, 550))
+        ]
+        assert told == [(), ("account",)]
+        for name in ("rows.csv", "rows.jsonl"):
+            assert export(store, tmp_path / name) > 0
+            assert (tmp_path / name).read_text().count("account") == 4  # rows about the log itself are left out
 
 
 def test_a_batch_that_came_twice_and_facts_of_one_number_are_kept_once_each(server: ChdbServer, tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def talked(
 
 
 def _places(log: str | None, spool: Path | None, config: Path | None, labels: str | None) -> Places:
-    from natcore.who.labels import labels_at
+    from natcore.labels import labels_at
     from natcore.who.places import ASKABLE, Places, askable_logs, kind_of, source_at, source_of, spool_of
 
     source = None if log is None else source_at(log)

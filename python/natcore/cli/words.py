@@ -91,6 +91,9 @@ def _match_lines(match: Match) -> Iterator[str]:
         yield f"  {match.pri_ip}:{match.pri_port} as {match.nat_ip}:{match.nat_port}{eip} to {remote}"
     for label in match.labels:
         yield f"    then {label}"
+    for label in match.recorded_labels:
+        if label not in match.labels:
+            yield f"    recorded as {label}"
     if match.window:
         yield f"    window {utc(match.window[0])} to {utc(match.window[1])}"
     life = f"{utc(match.start)} to {utc(match.end) if match.end else '…'}"

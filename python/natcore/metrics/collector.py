@@ -330,6 +330,11 @@ class Collector(BaseCollector):
             "natcore_log_oldest_waiting_seconds", "How long the oldest undelivered row has waited.", labels=["log"]
         )
         spool = GaugeMetricFamily("natcore_log_spool_bytes", "Bytes of the spool's files.", labels=["log"])
+        unlabelled = CounterMetricFamily(
+            "natcore_log_unlabelled_rows",
+            "Delivered rows of which the log's labels could not be asked.",
+            labels=["log"],
+        )
         up = GaugeMetricFamily("natcore_log_up", "0: the destination fails.", labels=["log"])
         gaps = CounterMetricFamily("natcore_gap_rows", "Gap rows of all session logs, by reason.", labels=["reason"])
         collector = parts_of(self._gateway).collector
@@ -345,12 +350,13 @@ class Collector(BaseCollector):
                 waiting.add_metric([log.name, where], counters[where])
             oldest.add_metric([log.name], log.oldest_waiting)
             spool.add_metric([log.name], log.spool_bytes)
+            unlabelled.add_metric([log.name], counters["unlabelled"])
             up.add_metric([log.name], int(log.delivery_status.state != "Failed"))
             for reason, counter in GAPS.items():
                 begun[reason] += counters[counter]
         for reason, count in begun.items():
             gaps.add_metric([reason], self._rising(count, "gaps", reason))
-        yield from (rows, waiting, oldest, spool, up, gaps)
+        yield from (rows, waiting, oldest, spool, unlabelled, up, gaps)
 
     def _peer(self) -> Iterator[Metric]:
         """Of one gateway of a pair, which `natcore run` alone is."""

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 # Arguments that are never written into the file: from <argument>_file or the environment variable NATCORE_<ARGUMENT>.
 SECRETS = frozenset({"access_key_id", "access_key_secret", "security_token", "password"})
 NOT_IN_FILES = frozenset({"clock", "wall", "credentials"})  # arguments of sinks that are callables
-LOG_OPTIONS = ("name", "spool", "redact_destination", "rows", "refusals", "on_failure")
+LOG_OPTIONS = ("name", "spool", "redact_destination", "rows", "refusals", "labels", "on_failure")
 _LARGEST_FILE_BYTES, _LARGEST_SECRET_BYTES = 64 << 20, 64 << 10
 
 
@@ -395,6 +395,8 @@ def _log(problems: Problems, key: str, raw: dict[str, Any]) -> LogSettings | Non
     if "rows" in options and "rows" in parameters:  # an SlsSink has rows of its own
         arguments["rows"] = "all" if options["rows"] == "blocks" else options.pop("rows")
     problems.made(_check_options, key, raw, dict(options))
+    if "labels" in options and not getattr(sink, "labels", False):
+        problems.add(f"{key}.labels", None, f"sink {kind!r} takes no labels")
     if "delivery" in arguments:
         delivery = arguments.pop("delivery")
         table = convert(problems, f"{key}.delivery", delivery, DeliveryTable)
@@ -413,12 +415,14 @@ def _log(problems: Problems, key: str, raw: dict[str, Any]) -> LogSettings | Non
 
 def _check_options(
     *, name: object = None, spool: object = None, redact_destination: object = False, rows: object = "all",
-    refusals: object = False, on_failure: object = "forward",
+    refusals: object = False, labels: object = None, on_failure: object = "forward",
 ) -> None:  # fmt: skip
     """Raise ConfigurationError; names are checked together."""
     check_choice("redact_destination", redact_destination, (True, False))
     check_choice("rows", rows, get_args(LogRows))
     check_choice("refusals", refusals, (True, False))
+    if labels is not None:
+        check_path("labels", labels)
     check_choice("on_failure", on_failure, ON_FAILURE)
     if spool is not None:
         check_path("spool", spool)

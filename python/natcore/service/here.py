@@ -17,11 +17,12 @@ from typing import Any, Literal
 
 from natcore.config import DnatEntry, SnatEntry
 from natcore.entries.table import Entry, Rulebook
-from natcore.errors import InterfaceError, UntrustedFileError
+from natcore.errors import ConfigurationError, InterfaceError, UntrustedFileError
 from natcore.internal.extras import extra
 from natcore.internal.files import open_folder
 from natcore.internal.validation import listed
 from natcore.io import bpf
+from natcore.labels import labels_at
 from natcore.plane import kernel_bypass
 from natcore.plane import nftables as nft
 from natcore.plane.checks import check_capabilities
@@ -56,7 +57,7 @@ def look(settings: Settings) -> list[Finding]:
         machine = _Machine(kernel, settings)
         return [
             *machine.interfaces(), *machine.pools(), *machine.routes(), *_rights(machine.driver), *_driver(machine),
-            *_folders(settings), *machine.peer(), *_forwarding(machine.names), *_firewall(),
+            *_folders(settings), *_labels(settings), *machine.peer(), *_forwarding(machine.names), *_firewall(),
         ]  # fmt: skip
 
 
@@ -256,6 +257,18 @@ def _folders(settings: Settings) -> Iterator[Finding]:
                 yield Finding(
                     "good", key, f"{folder}: {'written' if there == folder.absolute() else 'made'} by this user"
                 )
+
+
+def _labels(settings: Settings) -> Iterator[Finding]:
+    """Yield whether each table of labels can be read; without it rows have none."""
+    for log in settings.logs:
+        if (path := log.options.get("labels")) is not None:
+            try:
+                labels_at(path)
+            except ConfigurationError as error:
+                yield Finding("warning", f"{log.key}.labels", str(error))
+            else:
+                yield Finding("good", f"{log.key}.labels", f"{path}: read by this user")
 
 
 def _forwarding(names: Sequence[str]) -> Iterator[Finding]:

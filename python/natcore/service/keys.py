@@ -183,7 +183,14 @@ def _type_named(annotation: str) -> str:
     """Return the type of an annotation of a sink's argument."""
     if "Tls" in annotation:
         return "true or false or table"
-    for word, kind in (("choices.", str), ("str", str), ("bool", bool), ("float", float), ("int", int)):
+    for word, kind in (
+        ("choices.", str),
+        ("LabelSource", str),
+        ("str", str),
+        ("bool", bool),
+        ("float", float),
+        ("int", int),
+    ):
         if word in annotation and "Mapping" not in annotation:
             return _WORDS[kind]
     return "table"

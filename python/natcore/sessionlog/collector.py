@@ -32,6 +32,7 @@ from natcore.internal import machine_clock, threads
 from natcore.internal.machine_clock import ClockWatch
 from natcore.internal.redaction import show
 from natcore.internal.validation import check_path
+from natcore.labels import LabelSource
 from natcore.sessionlog import facts
 from natcore.sessionlog.baseline import Baseline, empty_part
 from natcore.sessionlog.facts import ALONE, BLOCKS, CLOSED, EMPTY, STARTED, STOPPED, Clock, Cover
@@ -242,6 +243,7 @@ class Collector:
         redact_destination: bool = False,
         rows: LogRows = "all",
         refusals: EventFeeds | None = None,
+        labels: LabelSource | None = None,
         on_failure: OnFailure = "forward",
     ) -> SessionLog:
         """A new log, that counts from now. Open windows stay open where other logs run; this log's first rows of them
@@ -251,6 +253,7 @@ class Collector:
         redact_destination: its rows do not say where the traffic went (RFC 6888 REQ-12); other logs' do.
         rows: "blocks": rows of port blocks alone, beside those about the log itself.
         refusals: where the gateway's events come from, for rows of refusals and events; None: without these rows.
+        labels: of inside addresses, for the rows; None: without labels.
         on_failure: of the spool or the destination at the start. "forward": the log runs without it, and goes on trying;
         "refuse": an error, where it does not work within START_SECONDS. Later failures cost no packet either way.
         Rows that no log was there for and that `take_records` has not taken are dropped, counted `unclaimed`.
@@ -260,7 +263,7 @@ class Collector:
         with self._control:
             self._check_sink(sink)
             name = check_name(name, str(attribute(sink, "delivery_type")), {log.name for log in self._logs})
-            check_rows(rows, refusals is not None, sink)
+            check_rows(rows, refusals is not None, labels, sink)
             redact_destination = check_choice("redact_destination", redact_destination, (True, False))
             if delivery is not None and not isinstance(delivery, DeliveryPolicy):
                 raise ConfigurationError(f"delivery must be a DeliveryPolicy or None, got {show(delivery)}")
@@ -279,6 +282,7 @@ class Collector:
                 rows,
                 on_failure,
                 refusals=refusals is not None,
+                labels=labels,
                 goes_on=goes_on,
             )
             is_first = not self._logs
@@ -340,7 +344,7 @@ class Collector:
 
     def _make(
         self, sink: Sink, name: str, spool: str | os.PathLike[str] | None, policy: DeliveryPolicy, redact: bool,
-        rows: LogRows, on_failure: OnFailure, *, refusals: bool, goes_on: bool,
+        rows: LogRows, on_failure: OnFailure, *, refusals: bool, labels: LabelSource | None, goes_on: bool,
     ) -> SessionLog:  # fmt: skip
         made_ns, complete_ns = self._core.now_ns, self._core.complete_ns
         oldest_ns = self._windows.look()
@@ -349,7 +353,8 @@ class Collector:
                 sink, self._identity, name=name, spool=Path(spool) / name if spool is not None else None,
                 policy=policy, beat=self._beat(oldest_ns, made_ns, complete_ns), check=self._check_sink, collect=self.step,
                 end=self.stop, connect=self._intakes.__setitem__,
-                redact_destination=redact, rows=rows, refusals=refusals, on_failure=on_failure, goes_on=goes_on,
+                redact_destination=redact, rows=rows, refusals=refusals, labels=labels, on_failure=on_failure,
+                goes_on=goes_on,
                 clock=self._clock, wall=self._wall, chance=self._chance,
             )  # fmt: skip
         except OSError as error:

@@ -10,7 +10,7 @@ facts, JSON of what is in force by its end (facts.py); gaps, JSON of [start, end
 previous and previous_sha256, the file written before it in the folder ("": none); earlier, JSON of [name, SHA-256] of the
 files before that one; removals and compactions, the SHA-256 of the last line of removed.jsonl and of compacted.jsonl then;
 replaces, JSON of [name, SHA-256] of the files that it replaces: it holds their rows; order: how its rows are sorted ("": by
-number).
+number); labels: "1", it has the column label.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ class Footer:
     compactions: str = ""
     blocks: tuple[Numbers, ...] = ()
     events: tuple[Numbers, ...] = ()
+    has_labels: bool = True
 
     @classmethod
     def of(cls, batch: Batch, facts: InForce | None = None) -> Footer:
@@ -139,7 +140,7 @@ class Footer:
             "facts": json.dumps(self.facts.encode()), "gaps": json.dumps(self.gaps),
             "previous": self.previous, "previous_sha256": self.previous_sha256, "removals": self.removals,
             "earlier": json.dumps(self.earlier),
-            "replaces": json.dumps(self.replaces), "order": self.order, "compactions": self.compactions,
+            "replaces": json.dumps(self.replaces), "order": self.order, "compactions": self.compactions, "labels": "1",
         }  # fmt: skip
 
 
@@ -166,6 +167,7 @@ def decode(metadata: Mapping[bytes, bytes]) -> Footer | None:
             order=text.get("order", ""), compactions=text.get("compactions", ""),
             blocks=tuple((int(first), int(last)) for first, last in json.loads(text.get("blocks", "[]"))),
             events=tuple((int(first), int(last)) for first, last in json.loads(text.get("events", "[]"))),
+            has_labels="labels" in text,
         )  # fmt: skip
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):  # it is damaged
         return None

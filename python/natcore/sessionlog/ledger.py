@@ -24,8 +24,8 @@ class Ledger:
     queued: in memory. spooled: on disk, synced. dead_letter: set aside in a file, refused by the destination.
     Counts beside the sums: withheld (rows of a kind that the sink does not take; not accepted), recovered (accepted
     from what an earlier process left in the spool), gaps (accepted gap rows, that this log added to the gateway's; beside
-    it how many were begun for each reason), facts (accepted rows about the log itself: natcore.sessionlog.facts),
-    raw_bytes_delivered and wire_bytes_delivered.
+    it how many were begun for each reason), facts (accepted rows about the log itself: natcore.sessionlog.facts), unlabelled
+    (delivered rows of which the log's labels could not be asked), raw_bytes_delivered and wire_bytes_delivered.
 
     wall: Unix seconds.
     """
@@ -38,7 +38,16 @@ class Ledger:
         self._gone = 0  # rows that do not wait any more
         self._lost: dict[Reason, int] = dict.fromkeys(_REASONS, 0)
         self._beside = dict.fromkeys(
-            ("withheld", "recovered", "gaps", *_GAPS.values(), "facts", "raw_bytes_delivered", "wire_bytes_delivered"),
+            (
+                "withheld",
+                "recovered",
+                "gaps",
+                *_GAPS.values(),
+                "facts",
+                "unlabelled",
+                "raw_bytes_delivered",
+                "wire_bytes_delivered",
+            ),
             0,
         )
         self._marks: list[
@@ -132,6 +141,11 @@ class Ledger:
         with self._lock:
             self._beside["raw_bytes_delivered"] += raw
             self._beside["wire_bytes_delivered"] += wire
+
+    def add_unlabelled(self, rows: int) -> None:
+        """Count delivered rows of which the labels could not be asked."""
+        with self._lock:
+            self._beside["unlabelled"] += rows
 
     @property
     def waiting(self) -> int:

@@ -8,7 +8,7 @@ import random
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from natcore.config import DeliveryPolicy
 from natcore.dtypes import GAP, WINDOW, chosen, is_event, is_fact, is_of_block, redacted
@@ -28,6 +28,9 @@ from natcore.sessionlog.delivery import (
 )
 from natcore.sessionlog.ledger import Ledger, Place
 from natcore.sinks.base import BaseSink, Batch, Receipt, Records, Sink
+
+if TYPE_CHECKING:
+    from natcore.sessionlog.row_labels import RowLabels
 
 _log = logging.getLogger(__name__)
 _BUSY_SECONDS = 0.05  # the spool's writer has the rows in hand
@@ -71,6 +74,7 @@ class Sender:
         redact: bool = False,
         blocks_alone: bool = False,
         refusals: bool = False,
+        labels: RowLabels | None = None,
     ) -> None:
         self.sink = sink
         self.delivery_type: str = attribute(sink, "delivery_type")
@@ -91,6 +95,7 @@ class Sender:
         self._chance = chance
         self._changed = changed
         self._redact = redact
+        self._labels = labels
         key = (self.delivery_type, *sorted(self.destination.items())) if self.destination else None
         self.target: Destination = destination_of(key)
         self.target.watch(changed)
@@ -101,6 +106,8 @@ class Sender:
         # Rows of the batch that failed: it is sent again as it was, since its answer alone may have been lost, and a
         # receiver knows its rows again by the batch's first number and their position.
         self._again = 0
+        self._labelled: Batch | None = None  # the batch in hand, or that failed, with its labels
+        self._unlabelled = 0  # rows of it of which these could not be asked
         self._hurried = self._retried = False
         self._held: Source | None = None
         self._testing = False
@@ -234,7 +241,7 @@ class Sender:
             if not self._opened:
                 self._proven = _optional(self.sink, "open", nothing=False) is not False
                 self._opened = True
-            receipt = self.sink.deliver(batch) if batch is not None else None
+            receipt = self.sink.deliver(self._with_labels(batch)) if batch is not None else None
             self._proven = self._proven or batch is not None
         except DeliveryError as error:
             action = error.action if error.action in _ACTIONS else "backoff"
@@ -244,6 +251,17 @@ class Sender:
             return Refused(rows, type(error).__name__, str(error)), None
         self._reported.clear()
         return Delivered(rows, self._proven), receipt if isinstance(receipt, Receipt) else None
+
+    def _with_labels(self, batch: Batch) -> Batch:
+        """Return the batch with its labels; one that is sent again has those of the first time."""
+        if self._labels is None:
+            return batch
+        known = self._labelled
+        if self._unlabelled or known is None or not _begins_with(known, batch):
+            labels, self._unlabelled = self._labels.of(batch)
+            known = self._labelled = replace(batch, labels=labels)
+        assert known.labels is not None
+        return replace(batch, labels=known.labels[: len(batch)])
 
     def _report(self, error: BaseException) -> None:
         """Log each kind of unexpected error once, with its traceback, until a delivery succeeds."""
@@ -259,6 +277,7 @@ class Sender:
         if disposal == "keep":
             source.store.put_back()
             return
+        unlabelled, self._unlabelled, self._labelled = self._unlabelled, 0, None
         if disposal == "set-aside":
             assert isinstance(answer, Refused)
             if self._set_aside(batch, answer):
@@ -269,6 +288,7 @@ class Sender:
             wanted = len(self.select(batch.records))
             self._ledger.withhold(rows - wanted, place)
             self._ledger.add_bytes(*(receipt or Receipt(0, 0)))
+            self._ledger.add_unlabelled(unlabelled)
             self._ledger.move(wanted, place, "delivered")
         source.store.acknowledge()
 
@@ -317,6 +337,12 @@ class Sender:
             _optional(self.sink, "close")
         except BaseException as error:
             _log.error("closing %s %s failed", self.delivery_type, self.destination, exc_info=error)
+
+
+def _begins_with(known: Batch, batch: Batch) -> bool:
+    """Return whether the batch is the first rows of one that is known."""
+    is_of_run = (known.instance, known.run) == (batch.instance, batch.run)
+    return is_of_run and known.records[: len(batch)].tobytes() == batch.records.tobytes()
 
 
 def _optional(sink: object, name: str, nothing: object = None) -> object:

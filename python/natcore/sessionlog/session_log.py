@@ -20,6 +20,7 @@ from natcore.internal import threads
 from natcore.internal.change_lock import after_fork
 from natcore.internal.read_only import ReadOnly
 from natcore.internal.redaction import show
+from natcore.labels import LabelSource
 from natcore.sessionlog import facts
 from natcore.sessionlog.baseline import Baseline, has_packets
 from natcore.sessionlog.buffer import Buffer
@@ -27,6 +28,7 @@ from natcore.sessionlog.dead_letter import DeadLetters
 from natcore.sessionlog.delivery import UNAVAILABLE_CODE, DeliveryState
 from natcore.sessionlog.heartbeat import Beat
 from natcore.sessionlog.ledger import Ledger
+from natcore.sessionlog.row_labels import RowLabels, check_labels
 from natcore.sessionlog.sender import Sender, Source, attribute
 from natcore.sessionlog.spool.format import Identity
 from natcore.sessionlog.spool.reading import waiting_rows
@@ -43,8 +45,8 @@ _IDLE_SECONDS = 1.0  # without a delivery, after which a stop waits no longer fo
 _JOIN_SECONDS = 0.02
 
 
-def check_rows(rows: LogRows, refusals: bool, sink: Sink) -> None:
-    """Raise ConfigurationError unless `rows` is a choice, and the sink takes the rows that are asked for."""
+def check_rows(rows: LogRows, refusals: bool, labels: object, sink: Sink) -> None:
+    """Raise ConfigurationError unless `rows` is a choice, and the sink takes the rows, and the labels, that are asked for."""
     check_choice("rows", rows, get_args(LogRows))
     if rows == "blocks" and not attribute(sink, "blocks"):
         raise ConfigurationError(
@@ -54,6 +56,12 @@ def check_rows(rows: LogRows, refusals: bool, sink: Sink) -> None:
         raise ConfigurationError(
             f"refusals must be False with a sink that takes no rows of refusals, got True with {show(sink)}"
         )
+    if labels is not None:
+        check_labels(labels)
+        if not attribute(sink, "labels"):
+            raise ConfigurationError(
+                f"labels must be None with a sink that takes no labels, got {show(labels)} with {show(sink)}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +117,7 @@ class SessionLog:
     redact_destination = ReadOnly[bool]("Whether its rows leave out the remote.")
     rows = ReadOnly[str]('"all", or "blocks": rows of port blocks alone.')
     refusals = ReadOnly[bool]("Whether it has rows of refusals and events.")
+    labels = ReadOnly[LabelSource | None]("What its rows are labelled by; None: they have no labels.")
     on_failure = ReadOnly[str]('"forward" or "refuse": what becomes of the gateway where rows cannot be kept.')
 
     def __init__(
@@ -127,6 +136,7 @@ class SessionLog:
         redact_destination: bool = False,
         rows: LogRows = "all",
         refusals: bool = False,
+        labels: LabelSource | None = None,
         on_failure: OnFailure = "forward",
         goes_on: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -137,6 +147,10 @@ class SessionLog:
         self._redact_destination = redact_destination
         self._rows = rows
         self._refusals = refusals
+        self._labels = labels
+        self._row_labels = None if labels is None else RowLabels(labels)
+        if self._row_labels is not None and on_failure == "refuse":
+            self._row_labels.open()
         self._on_failure = on_failure
         self._goes_on = goes_on  # a process that handed the gateway over has begun it
         self._identity = identity
@@ -299,7 +313,7 @@ class SessionLog:
             if self._stopping:
                 raise ConfigurationError(f"change of session log {show(self.name)}: it has been stopped")
             self._check(sink)
-            check_rows(self._rows, self._refusals, sink)
+            check_rows(self._rows, self._refusals, self._labels, sink)
             before, thread = self._sender, self._threads[0] if self._threads else None
             self._sender = self._make_sender(sink)
             self._wake_sender.set()
@@ -530,6 +544,7 @@ class SessionLog:
             sink, self._sources, self._ledger, self._policy, self._dead_letters,
             clock=self._clock, chance=self._chance, changed=self._wake_sender.set,
             redact=self.redact_destination, blocks_alone=self._rows == "blocks", refusals=self._refusals,
+            labels=self._row_labels,
         )  # fmt: skip
 
     def _sources(self) -> list[Source]:

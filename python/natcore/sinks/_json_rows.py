@@ -15,8 +15,12 @@ def json_rows(batch: Batch) -> list[str]:
     head = ",".join(f'"{name}":{text}' for name, text in names.items()).replace("%", "%%")
     row = ",".join(f'"{name}":%s' for name in FIELDS)
     tail = compact(batch.run).replace("%", "%%")
-    template = f'{{{head},{row},"run":{tail}}}'
     columns = [_texts(row_column(batch.records, name, local=True)) for name in FIELDS]
+    if batch.labels is not None:
+        tail += ',"label":%s'
+        quoted = {label: "null" if label is None else compact(label) for label in set(batch.labels)}
+        columns.append([quoted[label] for label in batch.labels])
+    template = f'{{{head},{row},"run":{tail}}}'
     return [template % values for values in zip(*columns, strict=True)]
 
 

@@ -79,8 +79,15 @@ def sorted_table(paths: Sequence[Path]) -> Any:
     """Return the rows of the files, sorted by ORDER. One column after the other is read and sorted."""
     files = [pq.ParquetFile(path) for path in paths]
 
+    def read(file: Any, name: str) -> Any:
+        if name in file.schema_arrow.names:
+            return file.read(columns=[name])[name]
+        return pa.chunked_array(
+            [pa.nulls(file.metadata.num_rows, SCHEMA.field(name).type)]
+        )  # from before it had labels
+
     def column(name: str) -> Any:
-        parts = [file.read(columns=[name])[name] for file in files]
+        parts = [read(file, name) for file in files]
         chunks = [chunk.cast(SCHEMA.field(name).type) for part in parts for chunk in part.chunks]
         whole = pa.chunked_array(chunks, SCHEMA.field(name).type)
         return (

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 from natcore.dtypes import FIELDS, RECORD
 from natcore.internal import arrow
 from natcore.internal.extras import extra
-from natcore.sinks.base import ADDRESSES, KINDS, TIMES, Batch, Records
+from natcore.sinks.base import ADDRESSES, KINDS, TIMES, Batch, LabelTexts, Records
 
 with extra("parquet"):
     import pyarrow as pa
@@ -15,7 +15,7 @@ with extra("parquet"):
 
 
 def _schema() -> Any:
-    """Return the schema: instance, vpc_id, the record's fields in order (addresses as text, times in UTC), run."""
+    """Return the schema: instance, vpc_id, the record's fields in order (addresses as text, times in UTC), run, label."""
     fields = [("instance", arrow.TEXT), ("vpc_id", arrow.TEXT)]
     for name in FIELDS:
         if name in ADDRESSES or name == "kind":
@@ -24,7 +24,7 @@ def _schema() -> Any:
             fields.append((name, arrow.TIME))
         else:
             fields.append((name, pa.from_numpy_dtype(RECORD[name])))
-    return pa.schema([*fields, ("run", arrow.TEXT)])
+    return pa.schema([*fields, ("run", arrow.TEXT), ("label", arrow.TEXT)])
 
 
 SCHEMA = _schema()
@@ -50,7 +50,8 @@ def to_table(batch: Batch) -> Any:
     """Return a pyarrow.Table of SCHEMA with the batch's rows."""
     columns = [_arrow_column(batch.records, name) for name in FIELDS]
     constant = [_repeat(value, len(batch)) for value in (batch.instance, batch.vpc_id, batch.run)]
-    return pa.Table.from_arrays([*constant[:2], *columns, constant[2]], schema=SCHEMA)
+    labels = pa.nulls(len(batch), arrow.TEXT) if batch.labels is None else _texts(batch.labels)
+    return pa.Table.from_arrays([*constant[:2], *columns, constant[2], labels], schema=SCHEMA)
 
 
 def _arrow_column(records: Records, name: str) -> Any:
@@ -58,6 +59,10 @@ def _arrow_column(records: Records, name: str) -> Any:
         words = pa.array([KINDS[kind] for kind in sorted(KINDS)])
         return pa.DictionaryArray.from_arrays(pa.array(records[name]).cast(pa.int32()), words)
     return arrow.column(records[name], name, is_address=name in ADDRESSES, is_time=name in TIMES)
+
+
+def _texts(labels: LabelTexts) -> Any:
+    return pa.array(labels, pa.string()).dictionary_encode()
 
 
 def _repeat(value: str, count: int) -> Any:

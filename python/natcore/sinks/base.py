@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -27,6 +28,7 @@ from natcore.dtypes import (
     REFUSAL,
     SETTING,
     WINDOW,
+    chosen,
     copy_into,
     format_ipv4,
 )
@@ -34,6 +36,7 @@ from natcore.internal.read_only import ReadOnly
 from natcore.internal.validation import check_batch
 
 Records = npt.NDArray[np.void]  # of dtype RECORD
+LabelTexts = tuple[str | None, ...]
 ADDRESSES = ("pri_ip", "pub_ip", "nat_ip", "eip")
 TIMES = ("start_time", "end_time")
 KINDS: Mapping[int, str] = {
@@ -70,12 +73,15 @@ class Batch:
         Names the process's run; (run, number) names a row for ever, so that a receiver can drop what it has.
     records
         RECORD (n,), n >= 1; read only.
+    labels
+        A text, or None, for each row: the label of its inside address then; None: the log has no labels.
     """
 
     instance: str
     vpc_id: str
     run: str
     records: Records
+    labels: LabelTexts | None = None
 
     def __post_init__(self) -> None:
         if self.records.flags.writeable:  # a log's rows are those of its other destinations and of the next try
@@ -96,6 +102,13 @@ class Batch:
     def __len__(self) -> int:
         return len(self.records)
 
+    def select(self, wanted: npt.NDArray[np.bool_]) -> Batch | None:
+        """Return the rows for which wanted, bool (n,), is true; None: there are none."""
+        if not wanted.any():
+            return None
+        labels = None if self.labels is None else tuple(itertools.compress(self.labels, wanted.tolist()))
+        return replace(self, records=chosen(self.records, wanted), labels=labels)
+
     def rows(self, *, local: bool = False) -> Iterator[dict[str, Any]]:
         """Give the rows as dicts: the 15 fields of the contract in their order, addresses dotted, times in Unix seconds.
 
@@ -103,7 +116,7 @@ class Batch:
         ----------
         local
             True: times are microseconds since 1970, and `eip` (None: the address has none), `session`, `number`,
-            `kind`, `flags` and `run` follow the 15 fields.
+            `kind`, `flags` and `run` follow the 15 fields, and `label`, where the log has labels.
 
         Returns
         -------
@@ -113,8 +126,10 @@ class Batch:
         names = FIELDS if local else CONTRACT[2:]
         columns = [row_column(self.records, name, local) for name in names]
         tail = {"run": self.run} if local else {}
-        for values in zip(*columns, strict=True):
-            yield {"instance": self.instance, "vpc_id": self.vpc_id, **dict(zip(names, values, strict=True)), **tail}
+        labels = self.labels if local and self.labels is not None else ()
+        for values, label in itertools.zip_longest(zip(*columns, strict=True), labels):
+            row = {"instance": self.instance, "vpc_id": self.vpc_id, **dict(zip(names, values, strict=True)), **tail}
+            yield row | {"label": label} if labels else row
 
 
 def row_column(records: Records, name: str, local: bool) -> list[Any]:
@@ -198,6 +213,8 @@ class BaseSink:
         It takes rows of refusals and events, where a log is asked for them.
     facts
         It takes rows about the log itself, from which `who` knows what it may conclude.
+    labels
+        It takes the labels of a batch.
     region
         Where it is (docs/session-log-contract.md R6); None: nowhere in particular.
     """
@@ -210,6 +227,7 @@ class BaseSink:
     blocks: bool = False
     refusals: bool = False
     facts: bool = False
+    labels: bool = False
     region: str | None = None
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from urllib.parse import urlencode, urlsplit
 
 from natcore.dtypes import FIELDS, RECORD
@@ -18,7 +18,7 @@ from natcore.internal.http_request import post
 from natcore.internal.redaction import show
 from natcore.internal.validation import check_choice, check_integer, check_number, check_optional_text, check_url
 from natcore.log.encode_rowbinary import encode_rows
-from natcore.sinks.base import ADDRESSES, KINDS, TIMES, Batch, BatchedSink, Receipt
+from natcore.sinks.base import ADDRESSES, KINDS, TIMES, Batch, BatchedSink, Receipt, Records
 
 ERRORS: Mapping[int, tuple[str, DeliveryAction]] = {  # src/Common/ErrorCodes.cpp; any other: "backoff"
     16: ("NO_SUCH_COLUMN_IN_TABLE", "unavailable"),
@@ -44,6 +44,7 @@ _FEW_ROWS = 1000  # a batch that is this small is not what the server's memory i
 _STATUS: Mapping[int, tuple[str, DeliveryAction]] = {413: ("PayloadTooLarge", "split")}
 _FIELDS = FIELDS
 COLUMNS = ("instance", "vpc_id", *_FIELDS, "run")
+_LABEL = "label"  # a column of new tables, which only a log with labels writes
 # By the outside endpoint and time, as questions are asked. What follows tells rows apart: facts share their numbers.
 _ORDER = "nat_ip, protocol, nat_port, end_time, run, number, kind, pkts_from_vpc"
 # Rows about the log itself are few, and read for every question.
@@ -67,10 +68,11 @@ _NOTHING: Mapping[str, str] = {}
 class ClickHouseSink(BatchedSink):
     """Inserts rows into a ClickHouse table, RowBinary over HTTP; it needs no client library.
 
-    Columns are the 15 fields, eip (0.0.0.0: the address has none), session, number, kind, flags and run. Addresses are
-    IPv4 and times DateTime64(6, 'UTC'); servers older than 20.1 have UInt32 and Int64 (microseconds). A new table is a
-    ReplacingMergeTree by day, ordered by outside endpoint and time, with a projection by inside address (from 24.8 on).
-    A batch that came twice is not written again while its token is remembered (from 22.2 on), and merged later.
+    Columns are the 15 fields, eip (0.0.0.0: the address has none), session, number, kind, flags, run, and label ('': it has
+    none), which only a log with labels writes. Addresses are IPv4 and times DateTime64(6, 'UTC'); servers older than 20.1
+    have UInt32 and Int64 (microseconds). A new table is a ReplacingMergeTree by day, ordered by outside endpoint and time,
+    with a projection by inside address (from 24.8 on). A batch that came twice is not written again while its token is
+    remembered (from 22.2 on), and merged later.
 
     Parameters
     ----------
@@ -103,6 +105,7 @@ class ClickHouseSink(BatchedSink):
     gaps = True
     blocks = True
     refusals = True
+    labels = True
     facts = True
 
     def __init__(
@@ -170,7 +173,8 @@ class ClickHouseSink(BatchedSink):
     def table_definition(self, version: tuple[int, int]) -> str:
         """Return the CREATE TABLE statement for a server of this version, such as (24, 8)."""
         has_types = version >= _FIRST_WITH_TYPES
-        parts = [f"{name} {_column_type(name, has_types)}{_codec(name) if has_types else ''}" for name in COLUMNS]
+        named = {name: _column_type(name, has_types) for name in COLUMNS} | {_LABEL: "String"}
+        parts = [f"{name} {kind}{_codec(name) if has_types else ''}" for name, kind in named.items()]
         day = "toDate(end_time, 'UTC')" if has_types else "toDate(toDateTime(intDiv(end_time, 1000000)), 'UTC')"
         settings = {}
         if has_types:
@@ -193,8 +197,12 @@ class ClickHouseSink(BatchedSink):
     def deliver(self, batch: Batch) -> Receipt:
         """Return when the batch is durable; raise `DeliveryError` if it is not."""
         head, tail = _text(batch.instance) + _text(batch.vpc_id), _text(batch.run)
-        data = encode_rows(batch.records.view("u1"), head, tail)
         columns = ", ".join(COLUMNS)
+        if batch.labels is None:
+            data = encode_rows(batch.records.view("u1"), head, tail)
+        else:
+            columns += f", {_LABEL}"
+            data = b"".join(encode_rows(rows.view("u1"), head, tail + _text(label)) for label, rows in _by_label(batch))
         settings = self._settings
         if self._has_tokens:  # of the bytes: batches of facts alone may agree in their numbers
             token = f"{batch.run}-{batch.first_number}-{hashlib.sha256(data).hexdigest()[:32]}"
@@ -258,6 +266,15 @@ def _text(text: str) -> bytes:
         length.append(size & 127 | 128)
         size >>= 7
     return bytes((*length, size)) + data
+
+
+def _by_label(batch: Batch) -> Iterator[tuple[str, Records]]:
+    """Yield each label of the batch with its rows; '': they have none. The table has an order of its own."""
+    places: dict[str, list[int]] = {}
+    for place, label in enumerate(batch.labels or ()):
+        places.setdefault(label or "", []).append(place)
+    for label, of_label in places.items():
+        yield label, batch.records[of_label]
 
 
 def _shown(body: bytes) -> str:

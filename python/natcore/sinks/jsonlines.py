@@ -7,12 +7,11 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from natcore.dtypes import chosen
 from natcore.errors import DeliveryError
 from natcore.internal.change_lock import after_fork
 from natcore.internal.files import make_private, open_folder, open_private, sync_folder, write_all
@@ -99,6 +98,7 @@ class JsonLinesSink(BatchedSink):
     gaps = True
     blocks = True
     refusals = True
+    labels = True
 
     folder = ReadOnly[Path]("The folder of its files.")
 
@@ -178,8 +178,7 @@ class JsonLinesSink(BatchedSink):
         if not known:
             return batch
         columns = (row_column(batch.records, name, local=True) for name in ("number", "kind", "pkts_from_vpc"))
-        records = chosen(batch.records, np.array([identity(*key) not in known for key in zip(*columns, strict=True)]))
-        return replace(batch, records=records) if len(records) else None
+        return batch.select(np.array([identity(*key) not in known for key in zip(*columns, strict=True)]))
 
     def _known_of(self, batch: Batch) -> set[Identity]:
         """Return the rows of the batch's run that the folder had at first, from the batch's first on."""

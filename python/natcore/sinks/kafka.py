@@ -68,6 +68,7 @@ class KafkaSink(BaseSink):
     gaps = True
     blocks = True
     refusals = True
+    labels = True
 
     def __init__(
         self,

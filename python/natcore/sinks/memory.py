@@ -27,6 +27,7 @@ class MemorySink(BatchedSink):
     gaps = True
     blocks = True
     refusals = True
+    labels = True
 
     def __init__(
         self, *, capacity: int | None = None, batch_rows: int | None = None, batch_seconds: float | None = 0.0

@@ -37,7 +37,8 @@ class ParquetSink(BatchedSink):
     """Writes Parquet files that DuckDB and others read while more are written.
 
     A file is `folder`/<time>-<run>-<number>.parquet. Columns are the 15 fields of the contract (addresses as dotted
-    text, times as timestamp[us, UTC]), then eip (null: the address has none), session, number, kind, flags and run.
+    text, times as timestamp[us, UTC]), then eip (null: the address has none), session, number, kind, flags, run and label
+    (null: it has none).
     The footer says what the file holds, and names the file before it with its SHA-256. The folder is this log's alone;
     any number of readers may read it.
 
@@ -74,6 +75,7 @@ class ParquetSink(BatchedSink):
     blocks = True
     refusals = True
     facts = True
+    labels = True
 
     folder = ReadOnly[Path]("The folder of its files.")
 
@@ -170,8 +172,7 @@ class ParquetSink(BatchedSink):
         if batch.first_number > known:
             return batch
         rows = batch.records
-        rows = rows[(rows["number"] > known) | (rows["kind"] >= GAP)]
-        return replace(batch, records=rows) if len(rows) else None
+        return batch.select((rows["number"] > known) | (rows["kind"] >= GAP))
 
     def _is_over(self, series: _Series) -> bool:
         is_old = self._clock() - series.opened_at >= self._roll_seconds

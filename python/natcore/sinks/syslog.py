@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Mapping
+from itertools import groupby
 
 from natcore.dtypes import FIELDS
 from natcore.errors import ConfigurationError
@@ -26,7 +27,8 @@ class SyslogSink(BaseSink):
     """Sends rows to a syslog server as RFC 5424 messages over TCP or TLS, octet-counted (RFC 6587).
 
     A batch is delivered when the server's TCP has acknowledged it, which is all that syslog can say. Parameters of the
-    structured data are the 15 fields with times in microseconds since 1970, then eip, session, number and flags.
+    structured data are the 15 fields with times in microseconds since 1970, then eip, session, number and flags; where the
+    log has labels, `label` follows vpc_id.
 
     Parameters
     ----------
@@ -55,6 +57,7 @@ class SyslogSink(BaseSink):
     gaps = True
     blocks = True
     refusals = True
+    labels = True
 
     def __init__(
         self,
@@ -111,12 +114,25 @@ class SyslogSink(BaseSink):
 
     def encode(self, batch: Batch) -> bytes:
         """Return the messages, each with its length before it."""
-        gateway = f'instance="{_escaped(batch.instance)}" vpc_id="{_escaped(batch.vpc_id)}"'
-        middles = [
-            f"{self._header} {batch.run} {KINDS.get(kind, '-')} [{self._structured_data} {gateway}".encode()
+        if batch.labels is None:
+            return encode_frames(batch.records.view("u1"), self._start, self._middles(batch, None), _NAMES)
+        middles = {label: self._middles(batch, label) for label in set(batch.labels)}
+        frames, at = [], 0
+        for label, group in groupby(batch.labels):
+            end = at + sum(1 for _ in group)
+            frames.append(encode_frames(batch.records[at:end].view("u1"), self._start, middles[label], _NAMES))
+            at = end
+        return b"".join(frames)
+
+    def _middles(self, batch: Batch, label: str | None) -> list[bytes]:
+        """Return by kind what is between a message's timestamp and the row's first parameter."""
+        of_all = f'instance="{_escaped(batch.instance)}" vpc_id="{_escaped(batch.vpc_id)}"'
+        if label is not None:
+            of_all += f' label="{_escaped(label)}"'
+        return [
+            f"{self._header} {batch.run} {KINDS.get(kind, '-')} [{self._structured_data} {of_all}".encode()
             for kind in range(len(KINDS) + 1)
         ]
-        return encode_frames(batch.records.view("u1"), self._start, middles, _NAMES)
 
     def close(self) -> None:
         """Called once in the delivering thread, after the last delivery."""

@@ -90,7 +90,7 @@ class ClickHouseSource(TableSource):
         named = {"X-ClickHouse-User": user, "X-ClickHouse-Key": password}
         self._login = {name: value for name, value in named.items() if value is not None}
         self._tls = ssl.create_default_context() if urlsplit(url).scheme == "https" else None
-        self._has_types: bool | None = None
+        self._described: dict[str, str] = {}  # the types of its columns
 
     def __repr__(self) -> str:
         return f"<ClickHouseSource {self._url} {self.name}>"
@@ -135,7 +135,7 @@ class ClickHouseSource(TableSource):
     def session_rows(self, sought: Sought, parts: Sequence[Part], start: int, end: int) -> list[list[Any]]:
         """Return the sessions' rows."""
         return self._select(
-            f"SELECT instance, vpc_id, run, {', '.join(map(self._output, COLUMNS))} FROM {self._table} "
+            f"SELECT instance, vpc_id, run, {', '.join(map(self._output, COLUMNS))}{self._label()} FROM {self._table} "
             f"WHERE kind IN {_SESSION_KINDS} AND {self._within(start, end)}{self._conditions(sought, parts)}"
         )
 
@@ -145,7 +145,8 @@ class ClickHouseSource(TableSource):
         within = "" if sought.port is None else f" AND nat_port <= {sought.port} AND pub_port >= {sought.port}"
         of_host = self._conditions(Sought(sought.address, inside=sought.inside), parts)
         return self._select(
-            f"SELECT instance, vpc_id, run, {columns} FROM {self._table} WHERE {_OF_BLOCKS}{within}{of_host}"
+            f"SELECT instance, vpc_id, run, {columns}{self._label()} FROM {self._table} "
+            f"WHERE {_OF_BLOCKS}{within}{of_host}"
         )
 
     def event_rows(self, start: int, end: int, inside: str | None) -> list[list[Any]]:
@@ -179,12 +180,19 @@ class ClickHouseSource(TableSource):
 
     def _types(self) -> bool:
         """Return whether the table has IPv4 and DateTime64 columns, and not UInt32 and Int64."""
-        if self._has_types is None:
+        return self._columns()["end_time"].startswith("DateTime64")
+
+    def _label(self) -> str:
+        """Return what selects the label, where the table has one: one of before has none."""
+        return ", label" if "label" in self._columns() else ""
+
+    def _columns(self) -> dict[str, str]:
+        if not self._described:
             described = {row[0]: row[1] for row in self._select(f"DESCRIBE TABLE {self._table}")}
             if "end_time" not in described:
                 raise Error(f"{self._url}: {self.name} is no table of a ClickHouseSink")
-            self._has_types = described["end_time"].startswith("DateTime64")
-        return self._has_types
+            self._described = described
+        return self._described
 
     def _micros(self, column: str) -> str:
         return f"toUnixTimestamp64Micro({column})" if self._types() else column

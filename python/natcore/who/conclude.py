@@ -19,7 +19,7 @@ class Row(NamedTuple):
     """A row of the log; or of a running gateway: "live" is a session (start: creation, end: now), "open" its open
     window (start: its first packet, end: now). pub_ip None: redacted. early, late: by how much the labels may be off.
     Of a port block ("block-allocated", "block-released") number is the sequence of such rows, session the assignment's number,
-    and nat_port to pub_port are its ports."""
+    and nat_port to pub_port are its ports. label: of the inside address, as the row has it."""
 
     instance: str
     vpc_id: str
@@ -39,6 +39,7 @@ class Row(NamedTuple):
     session: int
     early: int = 0
     late: int = 0
+    label: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,7 @@ class Holding:
     last_number: int = -1
     windows: list[tuple[int, int, int, int]] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
+    labels: list[tuple[int, int, str]] = field(default_factory=list)  # start and end of a row, and its label
 
     def add(self, row: Row) -> None:
         """Take one row of the session into account."""
@@ -152,6 +154,8 @@ class Holding:
         self.last_number = max(self.last_number, row.number)
         if row.number >= 0:
             self.numbers.append(row.number)
+        if row.label is not None:
+            self.labels.append((row.start if row.kind == "window" else row.end, row.end, row.label))
         if row.pub_ip is not None:
             self.remote, self.remote_port = row.pub_ip, row.pub_port
         if row.kind in ("window", "open"):
@@ -189,6 +193,14 @@ class Holding:
             (first, last) for first, last, early, late in self.windows if first + late <= end and last + early >= start
         ]
         return max(found, key=lambda window: window[1] - window[0], default=None)
+
+    def labels_at(self, start: int, end: int) -> tuple[str, ...]:
+        """Return the labels of its rows from start to end; without such a row, of the one before it, or else behind it."""
+        during = [text for first, last, text in sorted(self.labels) if first <= end and last >= start]
+        if not during and self.labels:
+            before = [each for each in self.labels if each[1] < start]
+            during = [max(before, key=lambda each: each[1])[2] if before else min(self.labels)[2]]
+        return tuple(dict.fromkeys(during))
 
     def distance(self, moment: int) -> int:
         """Return how far the nearest window is from a moment."""

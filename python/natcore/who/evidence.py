@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from natcore.internal.files import replaced
+from natcore.labels import Labels
 from natcore.who.conclude import Row
-from natcore.who.labels import Labels, labelled
+from natcore.who.labels import labelled
 from natcore.who.query import Answer, Found, Listing, answer_of, found_in
 from natcore.who.question import EPOCH, Question
 from natcore.who.source import Source

@@ -13,9 +13,9 @@ from natcore.errors import ConfigurationError
 from natcore.internal.redaction import show
 
 if TYPE_CHECKING:
+    from natcore.labels import Labels
     from natcore.service.configuration_file import LogSettings
     from natcore.who.evidence import Evidence
-    from natcore.who.labels import Labels
     from natcore.who.query import Answer, Listing
     from natcore.who.question import Question
     from natcore.who.source import Source

@@ -63,10 +63,12 @@ class Match:
         The row's window that covers the question; None: it held the port without traffic then.
     run, session
         Name the session for ever.
+    recorded_labels
+        Of the inside address, as the session's rows of that time have them (`Gateway.start_session_log(labels=)`).
     block
         First and last port of the port block; None: it is a session. Then pri_port, pub_ip and pub_port tell nothing.
     labels
-        Of the inside address then (natcore.who.labels); empty where none were asked for.
+        Of the inside address then (natcore.labels); empty where none were asked for.
     """
 
     instance: str
@@ -85,6 +87,7 @@ class Match:
     run: str
     session: int
     labels: tuple[str, ...] = ()
+    recorded_labels: tuple[str, ...] = ()
     block: tuple[int, int] | None = None
 
 
@@ -540,7 +543,8 @@ def _match(each: Holding, asked: Asked) -> Match:
         None if each.remote is None else IPv4Address(each.remote), each.remote_port, IPv4Address(row.nat_ip),
         row.nat_port, IPv4Address(row.eip) if row.eip else None, _time(each.begun if each.created is None else each.created),
         None if each.end is None else _time(each.end), window and (_time(window[0]), _time(window[1])),
-        row.run, row.session, block=(row.nat_port, row.pub_port) if each.is_block else None,
+        row.run, row.session, recorded_labels=each.labels_at(asked.start, asked.end),
+        block=(row.nat_port, row.pub_port) if each.is_block else None,
     )  # fmt: skip
 
 

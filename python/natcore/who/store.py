@@ -202,30 +202,9 @@ class Store(Source):
         footers = {part.name: part.footer for part in near}
         found = []
         for where, values, holding in self._searches(sought, near):
-            for path, *fields in self.rows(_COLUMNS, where, values, holding):
-                (
-                    number,
-                    kind,
-                    protocol,
-                    pri_ip,
-                    pri_port,
-                    pub_ip,
-                    pub_port,
-                    nat_ip,
-                    nat_port,
-                    eip,
-                    began,
-                    ended,
-                    session,
-                ) = fields
-                if kind not in _SESSION_KINDS or not start <= ended <= end:
-                    continue
-                footer = footers[path]
-                row = Row(
-                    footer.instance, footer.vpc_id, footer.run, number, kind, protocol, pri_ip, pri_port,
-                    None if pub_ip == REDACTED else pub_ip, pub_port, nat_ip, nat_port, eip, began, ended, session,
-                )  # fmt: skip
-                if sought.fits(row):
+            for path, *fields in self._with_labels(_COLUMNS, where, values, holding):
+                row = _row(footers[path], *fields)
+                if row.kind in _SESSION_KINDS and start <= row.end <= end and sought.fits(row):
                     found.append(FoundRow(path, row))
         return without_redacted_copies(sought, near, found)
 
@@ -250,7 +229,8 @@ class Store(Source):
                 where, values[name] = f"{where} AND {condition}", value
         columns = _COLUMNS.replace("number", "pkts_from_vpc", 1)
         return [
-            FoundRow(path, _row(footers[path], *fields)) for path, *fields in self.rows(columns, where, values, holding)
+            FoundRow(path, _row(footers[path], *fields))
+            for path, *fields in self._with_labels(columns, where, values, holding)
         ]
 
     def find_events(self, start: int, end: int, inside: str | None) -> FoundEvents:
@@ -303,6 +283,13 @@ class Store(Source):
                 yield f"nat_ip = $nat_ip{also}", {**more, "nat_ip": nat_ip}, holding
             unnamed = [part for part in near if part.footer.addresses is None]
             yield f"(nat_ip = $address OR eip = $address){also}", {**more, "address": sought.address}, unnamed
+
+    def _with_labels(self, columns: str, where: str, values: Mapping[str, Any], files: Sequence[Part]) -> Iterator[Any]:
+        """Yield the columns, and the label, of the files' rows; files of before have no such column."""
+        for has_labels, label in ((True, ", label"), (False, ", NULL")):
+            yield from self.rows(
+                columns + label, where, values, [file for file in files if file.footer.has_labels == has_labels]
+            )
 
     def rows(self, columns: str, where: str, values: Mapping[str, Any], files: Iterable[Part]) -> list[Any]:
         """SELECT columns, or filename, from the files' rows; `where` has $names of values."""
@@ -547,13 +534,13 @@ class Store(Source):
 
 def _row(
     footer: Footer, number: int, kind: str, protocol: int, pri_ip: str, pri_port: int, pub_ip: str, pub_port: int,
-    nat_ip: str, nat_port: int, eip: str | None, start: int, end: int, session: int,
+    nat_ip: str, nat_port: int, eip: str | None, start: int, end: int, session: int, label: str | None,
 ) -> Row:  # fmt: skip
     """Return a row; what is the same in all rows of a file, its footer says."""
     remote = None if pub_ip == REDACTED else pub_ip
     return Row(
         footer.instance, footer.vpc_id, footer.run, number, kind, protocol, pri_ip, pri_port, remote, pub_port, nat_ip,
-        nat_port, eip, start, end, session,
+        nat_port, eip, start, end, session, label=label,
     )  # fmt: skip
 
 

@@ -85,12 +85,13 @@ class TableSource(Source):
 
     @abstractmethod
     def session_rows(self, sought: Sought, parts: Sequence[Part], start: int, end: int) -> Sequence[Sequence[Any]]:
-        """Return instance, vpc_id, run and COLUMNS (addresses as integers) of the sessions' rows; more of them do no harm."""
+        """Return instance, vpc_id, run and COLUMNS (addresses as integers) of the sessions' rows, and the label where the table
+        has one ("": none); more of them do no harm."""
 
     @abstractmethod
     def block_rows(self, sought: Sought, parts: Sequence[Part]) -> Sequence[Sequence[Any]]:
         """Return instance, vpc_id, run and COLUMNS, with the sequence for the number, of the rows of port blocks with the
-        sought address, port and inside address; more of them do no harm."""
+        sought address, port and inside address, and the label as of `session_rows`; more of them do no harm."""
 
     @abstractmethod
     def event_rows(self, start: int, end: int, inside: str | None) -> Sequence[Sequence[Any]]:
@@ -198,15 +199,16 @@ class TableSource(Source):
 
 
 def _row(instance: str, vpc_id: str, run: str, values: Sequence[Any]) -> Row:
-    """Return a row. values: of COLUMNS."""
+    """Return a row. values: of COLUMNS, and perhaps the label."""
     number, kind, protocol, pri_ip, pri_port, pub_ip, pub_port, nat_ip, nat_port, eip, began, ended, session = (
-        int(value) for value in values
+        int(value) for value in values[: len(COLUMNS)]
     )
+    label = values[len(COLUMNS)] or None if len(values) > len(COLUMNS) else None
     remote = format_ipv4(pub_ip)
     return Row(
         instance, vpc_id, run, number, KINDS[kind], protocol, format_ipv4(pri_ip), pri_port,
         None if remote == REDACTED else remote, pub_port, format_ipv4(nat_ip), nat_port, format_ipv4(eip) if eip else None,
-        began, ended, session,
+        began, ended, session, label=label,
     )  # fmt: skip
 
 

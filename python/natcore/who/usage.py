@@ -307,12 +307,8 @@ def _peaks(uses: Uses, edges: Numbers) -> tuple[int, ...] | None:
 
 
 # Columns of text that a user chose: a spreadsheet must not take it for a formula.
-_HARMLESS = "* REPLACE ({})".format(
-    ", ".join(
-        f"CASE WHEN regexp_matches({name}, '^[-=+@\t\r\n]') THEN chr(39) || {name} ELSE {name} END AS {name}"
-        for name in ("instance", "vpc_id", "run")
-    )
-)
+_HARMLESS = "CASE WHEN regexp_matches({0}, '^[-=+@\t\r\n]') THEN chr(39) || {0} ELSE {0} END AS {0}"
+_TEXTS = ("instance", "vpc_id", "run")
 
 
 @_retried
@@ -343,8 +339,10 @@ def export(
     if form is None:
         raise ConfigurationError(f"target must end in {either(FORMATS)}, got {show(str(target))}")
     chosen = range_of(start, end)
-    columns = _HARMLESS if path.suffix == ".csv" else "*"
-    rows = f"SELECT {columns} FROM read_parquet($files) WHERE {_KINDS} AND {_IN_RANGE} ORDER BY run, number"
+    texts = [*_TEXTS, "label"] if any(part.footer.has_labels for part in store.parts()) else _TEXTS
+    columns = f"* REPLACE ({', '.join(map(_HARMLESS.format, texts))})" if path.suffix == ".csv" else "*"
+    found_in = "read_parquet($files, union_by_name = true)"  # files of before have no labels
+    rows = f"SELECT {columns} FROM {found_in} WHERE {_KINDS} AND {_IN_RANGE} ORDER BY run, number"
     with replaced(path, private=False) as file:  # written by its descriptor: its name may be in another user's folder
         target = f"/proc/self/fd/{file.fileno()}"
         found = _select(store, chosen, f"COPY ({rows}) TO '{target}' ({form}, USE_TMP_FILE false)")
