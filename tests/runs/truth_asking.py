@@ -28,6 +28,7 @@ class Loaded(Store):
             self._all = super().parts()
             try:
                 self._found = super().find(Sought(), self._all, 0, FOREVER)
+                self._blocks = super().find_blocks(Sought(), self._all)
                 break
             except DamagedPart:
                 continue
@@ -63,6 +64,9 @@ class Loaded(Store):
             if each.part in paths and start <= each.row.end <= end and sought.fits(each.row)
         ]  # fmt: skip
         return without_redacted_copies(sought, parts, found)
+
+    def find_blocks(self, sought: Sought, parts: Sequence[Part]) -> list[FoundRow]:
+        return [each for each in self._blocks if sought.is_in_block(each.row)]
 
 
 @dataclass(frozen=True)
