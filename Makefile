@@ -32,7 +32,7 @@ SOAK_OPTIONS ?= --seeds 10000 --jobs 2 --least 1000 --resume build/soak.json
 TRUTH_OPTIONS ?= --lives 1000 --questions 1000
 # Four processes on two processors: many tests wait for networks and programs. A process without a test left takes some of another.
 TEST_OPTIONS ?= -n 4 --dist worksteal
-SEARCHED := tests/api/test_embedding.py tests/capture/test_reader.py tests/service/test_configuration_file.py
+SEARCHED := tests/api/test_embedding.py tests/capture/test_reader.py tests/oracle/test_properties.py tests/service/test_configuration_file.py
 KILLS ?= 200
 RACES_SECONDS ?= 30
 # The interpreter is not instrumented: what it reads and writes itself is not looked at, its locks are.
@@ -48,7 +48,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo "make demo      real programs through a gateway, then their session log (as root; else a replayed capture)"
 	@echo "make test      the whole test suite (as root also with namespaces and real clients)"
-	@echo "make search    the properties of any argument, file or capture, with 20 times as many examples as in \`make test\`"
+	@echo "make search    random lives, and any argument, file or capture, with 20 times as many examples as in \`make test\`"
 	@echo "make lint      ruff, mypy, stubtest, cython-lint"
 	@echo "make docs      the documentation's site, into build/site; a warning is an error"
 	@echo "make coverage  which lines of the core its tests run"

@@ -16,6 +16,7 @@ from natcore.testing.oracle.packets import ICMP, TCP, UDP, ones_sum, parse, word
 from oracle.comparison import STRIDE, live, run
 from runs.soak import EXPECTED, report
 from support.multi_worker import COUNTS, counted
+from support.search import TIMES
 
 POOL = craft.address("203.0.113.1")
 
@@ -25,7 +26,7 @@ def examples(count: int) -> settings:
     return settings(max_examples=count, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
-@settings(examples(25), phases=[Phase.generate])  # to shrink a life takes minutes, and its trace is short anyway
+@settings(examples(6 * TIMES), phases=[Phase.generate])  # to shrink a life takes minutes, and its trace is short anyway
 @given(strategies.randoms())
 def test_random_lives_equal_the_oracles(random: Random) -> None:
     live(random, operations=40)
