@@ -11,13 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from natcore import ConfigurationError
+from natcore.sessionlog.facts import cover_row
 from natcore.sinks import ParquetSink, _parquet_compaction, _parquet_folder
 from natcore.sinks._parquet_folder import COMPACTED, Folder, compaction_lines, read_footer
 from natcore.sinks.compaction import Compacted, compact
 from natcore.who.anchor import Anchor
 from natcore.who.query import Store, what, who
 from natcore.who.verify import verify
-from support.lives import ANN, BOB, EPOCH, Log, at
+from support.lives import ANN, BOB, EPOCH, Log, at, label
 
 LATE = EPOCH + 1e6
 
@@ -257,3 +258,17 @@ def test_many_rows_stay_the_same_rows(tmp_path: Path) -> None:
     before = rows()
     assert compact(tmp_path / "log", now=LATE).parts == 4
     assert rows() == before
+
+
+def test_a_files_name_is_never_another_ones(tmp_path: Path) -> None:
+    """Two rows about the log have one number and one time, and so would their files; the first is put together with others."""
+    log = Log(tmp_path / "log").tick(0)
+    batches = [log.batch(), *(log.fact(cover_row(label(1), label(1), label(1))).batch() for _ in range(2))]
+    sink = ParquetSink(log.folder, roll_bytes=15_000, compact=False)
+    for batch in batches:
+        sink.deliver(batch)
+    sink.close()
+    assert len(list(log.folder.glob("*.parquet"))) == 2  # the first two files became one
+    ParquetSink(log.folder).open()  # it removes what was put together before a crash
+    rows = sum(pq.read_metadata(each).num_rows for each in log.folder.glob("*.parquet"))
+    assert rows == sum(map(len, batches))

@@ -218,11 +218,14 @@ class Folder:
             if kept.footer.order and kept.path.name not in complete:  # the process died before it was recorded
                 remove(kept.path)
         ours = [each for each in ours if not each[1].footer.order or each[1].path.name in complete]
-        replaced_ones = {name for _, kept in ours for name, _ in kept.footer.replaces}
-        for _, kept in ours:
-            if kept.path.name in replaced_ones:  # they were put together, and then the process died
+        merged = {part for _, kept in ours for part in kept.footer.replaces}
+        names = {name for name, _ in merged}
+        for _, kept in [each for each in ours if each[1].path.name in names]:
+            if (kept.path.name, sha256_of(kept.path)) in merged:  # put together, and then the process died
                 remove(kept.path)
-        ours = [each for each in ours if each[1].path.name not in replaced_ones]
+        ours = [each for each in ours if each[1].path.exists()]
+        # A name that once was a file's is no other one's: what tells of it would be believed of both.
+        self._gone = names.union((removal.file for removal, _ in told), *(line.replaces for line, _ in compacted))
         named = {kept.footer.previous for _, kept in ours}
         named |= {kept.path.name for _, kept in ours if kept.footer.order}  # the tip is never compacted
         # The tip, which no other file names, is the last.
@@ -291,8 +294,7 @@ class Folder:
         self._files = [*(each for each in self._files if each not in parts), kept]
         self._tip = kept.path.name, kept.sha256
         self._seal()
-        for part in parts:
-            remove(part.path)
+        self._discard(parts)
         return kept.size_bytes
 
     def compact(self, now: float, busy: Collection[str] = ()) -> Kept | None:
@@ -335,9 +337,14 @@ class Folder:
         rest = [each for each in self._files if each.path.name not in names]
         self._files = [*rest[:at], kept, *rest[at:]]
         if self._seal():  # else readers believe the parts, which the next start removes
-            for part in parts:
-                remove(part.path)
+            self._discard(parts)
         return kept
+
+    def _discard(self, parts: Sequence[Kept]) -> None:
+        """Remove files that were put together."""
+        for part in parts:
+            self._gone.add(part.path.name)
+            remove(part.path)
 
     def _write(self, stem: str, table: Any, footer: Footer, group_rows: int | None = None) -> Kept:
         path = self.free_path(stem)
@@ -362,10 +369,10 @@ class Folder:
         return True
 
     def free_path(self, stem: str) -> Path:
-        """Return an unused file name with the stem."""
+        """Return a file name with the stem that no file has, or had."""
         path = self.path / f"{stem}.parquet"
         copies = 2
-        while path.exists():
+        while path.exists() or path.name in self._gone:
             path = self.path / f"{stem}-{copies}.parquet"
             copies += 1
         return path
@@ -396,7 +403,7 @@ class Folder:
         _append(self.path / REMOVED, line + b"\n")
         self.removals = hashlib.sha256(line).hexdigest()
         self._seal()
-        remove(kept.path)
+        self._discard([kept])
         self._files.remove(kept)
         _log.info(
             "%s removed: its %d bytes are more than %s allows", kept.path, kept.size_bytes, reason,
