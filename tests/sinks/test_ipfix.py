@@ -265,6 +265,12 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 class Nfcapd:
     """A real collector on loopback; its files are read by nfdump when it has ended."""
 
@@ -280,9 +286,7 @@ class Nfcapd:
 
     def stop(self) -> str:
         """End it when it has read all that was sent; -> what it said."""
-        deadline = time.monotonic() + 60
-        while self._waiting_bytes() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_for(lambda: not self._waiting_bytes())
         self.process.send_signal(signal.SIGTERM)
         rest, _ = self.process.communicate(timeout=60)
         return "".join(self.said) + rest
@@ -377,6 +381,63 @@ def test_a_real_nfcapd_reads_refusals_and_thresholds(tmp_path):
             assert flow["in_packets"] == row["pkts_from_vpc"]
         else:
             assert flow["src4_xlt_ip"] == row["nat_ip"]
+
+
+NFACCTD = shutil.which("nfacctd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+PRIMITIVES = {"port_range_start": (361, 2), "port_range_end": (362, 2), "quota": (466, 4), "threshold": (467, 4)}
+
+
+@pytest.mark.skipif(not NFACCTD, reason="needs nfacctd (Debian: pmacct)")
+def test_a_real_nfacctd_reads_every_event_with_its_details(tmp_path):
+    """pmacct has no words of its own for port ranges, quotas and thresholds: its file of primitives names the elements."""
+    port = free_port()
+    keys = "src_host, dst_host, src_port, dst_port, proto, nat_event, timestamp_start, timestamp_end, " + ", ".join(
+        [f"post_nat_{side}_{what}" for side in ("src", "dst") for what in ("host", "port")] + list(PRIMITIVES)
+    )
+    (tmp_path / "primitives").write_text(
+        "".join(
+            f"name={name} field_type={element} len={length} semantics=u_int\n"
+            for name, (element, length) in PRIMITIVES.items()
+        )
+    )
+    (tmp_path / "conf").write_text(
+        f"daemonize: false\nnfacctd_ip: 127.0.0.1\nnfacctd_port: {port}\nplugins: print\naggregate: {keys}\n"
+        f"aggregate_primitives: {tmp_path}/primitives\nprint_output: json\nprint_output_file: {tmp_path}/rows\n"
+        "print_output_file_append: true\nprint_refresh_time: 1\ntimestamps_since_epoch: true\n"
+    )
+    kinds = (WINDOW, CREATE, END, BLOCK_ALLOCATED, BLOCK_RELEASED, EVENT, *(REFUSAL,) * len(CODES[REFUSAL]))
+    batch = batch_of(len(kinds) * 4, kinds=kinds)
+    batch.records.base["pub_port"] = batch.records["nat_port"] + 511
+    rows = tmp_path / "rows"
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen([NFACCTD, "-f", str(tmp_path / "conf")], stdout=said, stderr=said)
+    try:
+        # What comes before its plugin runs waits for long: the plugin says so when it has looked at its cache.
+        ready = ("waiting for NetFlow/IPFIX data", "Purging cache - END")
+        wait_for(lambda: all(words in (tmp_path / "said").read_text() for words in ready))
+        sink = IpfixSink("127.0.0.1", port, transport="udp")
+        sink.open()
+        sink.deliver(batch)
+        sink.close()
+        wait_for(lambda: rows.exists() and rows.read_text().count("\n") >= len(batch))
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+    told = sorted(map(json.loads, rows.read_text().splitlines()), key=lambda row: row["timestamp_start"])
+    assert len(told) == len(batch)
+    for flow, kind, row in zip(told, batch.records["kind"], map(expected_of, batch.rows(local=True)), strict=True):
+        assert flow["nat_event"] == row.get("event", 0)
+        assert flow["timestamp_start"] == f"{row['start_ms'] / 1e3:.6f}"
+        assert flow["timestamp_end"] == f"{row['end_ms'] / 1e3:.6f}"
+        assert (flow["ip_src"], flow["post_nat_ip_src"]) == (row.get("pri_ip", ""), row.get("nat_ip", ""))
+        assert (flow["ip_dst"], flow["port_dst"]) == (row.get("pub_ip", ""), row.get("pub_port", 0))
+        details = {name: int(flow[name]) for name in PRIMITIVES}
+        names = {"port_range_start": "first_port", "port_range_end": "last_port"}
+        assert details == {name: row.get(names.get(name, name), 0) for name in PRIMITIVES}
+        if kind in (WINDOW, CREATE, END):
+            assert (flow["port_src"], flow["post_nat_port_src"]) == (row["pri_port"], row["nat_port"])
+        if kind == WINDOW:
+            assert (flow["packets"], flow["bytes"]) == (row["pkts_from_vpc"], row["bytes_from_vpc"])
 
 
 @pytest.mark.skipif(not shutil.which("tshark"), reason="needs tshark")
