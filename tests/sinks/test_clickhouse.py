@@ -12,11 +12,14 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 
-from natcore import ConfigurationError, DeliveryError
+from natcore import ConfigurationError, DeliveryError, Error
 from natcore.dtypes import CREATE, END, WINDOW
 from natcore.log.encode_rowbinary import ROW_BYTES, encode_rows
 from natcore.sinks import Batch, ClickHouseSink
 from natcore.sinks.clickhouse import COLUMNS, ERRORS
+from natcore.who.clickhouse import ClickHouseSource
+from natcore.who.source import Sought
+from natcore.who.table_source import FOREVER
 from support.log_fakes import make_records
 from support.netns import until
 from support.receivers import SECRET
@@ -187,11 +190,58 @@ def test_bad_arguments_are_refused():
     good = "http://h:8123"
     for url, more in (
         ("h:8123", {}), ("http://user:secret@h", {}), (good, {"table": "a b"}), (good, {"database": "`"}),
-        (good, {"create": 1.5}), (good, {"timeout": 0}), (good, {"batch_rows": 0}),
+        (good, {"create": 1.5}), (good, {"timeout": 0}), (good, {"batch_rows": 0}), (good, {"cluster": "`"}),
+        (good, {"replication_path": "x"}), (good, {"replication_path": "/x'"}), (good, {"replica": None}),
+        (good, {"sharding_key": "nat_ip"}), (good, {"sharding_key": "1; DROP", "cluster": "c"}),
+        (good, {"insert_quorum": 0}),
     ):  # fmt: skip
         with pytest.raises(ConfigurationError, match=" must ") as raised:
             ClickHouseSink(url, **more)
         assert "secret" not in str(raised.value)
+
+
+CLUSTER = {
+    "cluster": "nat", "replication_path": "/clickhouse/tables/{shard}/nat/session_log", "database": "nat",
+    "sharding_key": "cityHash64(nat_ip, protocol, nat_port)",
+}  # fmt: skip
+
+
+def test_a_cluster_has_replicated_tables_under_a_distributed_one():
+    plain, clustered = ClickHouseSink("http://h", database="nat"), ClickHouseSink("http://h", **CLUSTER)
+    made, table = plain.definitions((24, 8))
+    assert made == "CREATE DATABASE IF NOT EXISTS `nat`" and table == plain.table_definition((24, 8))
+    assert clustered.definitions((24, 8)) == [
+        "CREATE DATABASE IF NOT EXISTS `nat` ON CLUSTER `nat`",
+        table.replace("`session_log`", "`session_log_local` ON CLUSTER `nat`")
+        .replace(
+            "ReplacingMergeTree()",
+            "ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/nat/session_log', '{replica}')",
+        )
+        .replace("non_replicated_dedup", "replicated_dedup"),
+        "CREATE TABLE IF NOT EXISTS `nat`.`session_log` ON CLUSTER `nat` AS `nat`.`session_log_local` "
+        "ENGINE = Distributed(`nat`, `nat`, `session_log_local`, cityHash64(nat_ip, protocol, nat_port))",
+    ]
+    assert clustered.destination == plain.destination  # what is asked, and written to
+
+
+@pytest.mark.parametrize("version", [(24, 8), (20, 1)])
+def test_clickhouse_s_own_parser_takes_the_statements(version):
+    session = pytest.importorskip("chdb", reason="needs chdb (PyPI)")
+    for more in ({}, CLUSTER, {"cluster": "nat"}, {"replication_path": "/x/{shard}", "replica": "{replica}-2"}):
+        for statement in ClickHouseSink("http://h", keep_days=30, **more).definitions(version):
+            tree = session.query(f"EXPLAIN AST {statement}", "TabSeparated").bytes().decode()
+            assert tree.startswith("CreateQuery")
+
+
+def test_a_server_that_answers_for_each_of_a_cluster_is_heard(server):
+    server.of_cluster = "h1\t9000\t0\t\t0\t0\n"
+    sink = sink_for(server, cluster="nat", replication_path="/x/{shard}", insert_quorum=2)
+    sink.open()
+    sink.deliver(batch_of(3))
+    assert server.settings["insert_quorum"] == ["2"] and len(server.rows) == 3
+    server.of_cluster = "Code: 159. DB::Exception: Watching task /clickhouse/task_queue/ddl/query-1 takes too long"
+    with pytest.raises(DeliveryError, match="Watching task"):
+        sink.open()
 
 
 CONFIGURATION = """<?xml version="1.0"?>
@@ -200,6 +250,7 @@ CONFIGURATION = """<?xml version="1.0"?>
   <listen_host>127.0.0.1</listen_host>
   <http_port>{port}</http_port>
   <path>{folder}/data/</path> <tmp_path>{folder}/tmp/</tmp_path>
+  <tcp_port>{tcp_port}</tcp_port> {more}
   <users_config>users.xml</users_config> <mark_cache_size>1000000</mark_cache_size>
 </yandex>
 """
@@ -220,11 +271,16 @@ def is_listening(port):
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
 class RealClickHouse:
-    def __init__(self, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
-        (folder / "config.xml").write_text(CONFIGURATION.format(folder=folder, port=self.port))
+    def __init__(self, folder: Path, tcp_port: int | None = None, more: str = "") -> None:
+        self.port = free_port()
+        configuration = CONFIGURATION.format(folder=folder, port=self.port, tcp_port=tcp_port or free_port(), more=more)
+        (folder / "config.xml").write_text(configuration)
         (folder / "users.xml").write_text(USERS)
         command = [BINARY, f"--config-file={folder}/config.xml"]
         self.process = subprocess.Popen(
@@ -284,6 +340,53 @@ def test_a_real_server_keeps_every_row_once(tmp_path):
             ClickHouseSink(server.url, user="audit", password="wrong").open()
     finally:
         server.stop()
+
+
+@pytest.mark.skipif(BINARY is None, reason="needs clickhouse-server (Debian: clickhouse-server)")
+def test_a_distributed_table_keeps_a_row_on_one_shard_once(tmp_path):
+    """Of two real servers, without the replication and ON CLUSTER, which need ZooKeeper."""
+    ports = (free_port(), free_port())
+    shards = "".join(
+        f"<shard><replica><host>127.0.0.1</host><port>{port}</port><user>audit</user><password>{SECRET}</password>"
+        "</replica></shard>"
+        for port in ports
+    )
+    servers = []
+    try:
+        for number, port in enumerate(ports):
+            (tmp_path / str(number)).mkdir()
+            more = f"<remote_servers><nat>{shards}</nat></remote_servers>"
+            servers.append(RealClickHouse(tmp_path / str(number), port, more))
+        options = {name: CLUSTER[name] for name in ("cluster", "database", "sharding_key")}
+        for server in servers:
+            for statement in ClickHouseSink(server.url, **options).definitions((18, 16)):
+                server.ask(statement.replace(" ON CLUSTER `nat`", ""))
+        sink = sink_for(servers[0], **options, create=False)
+        sink.open()
+        for _ in range(2):  # the answer was lost
+            sink.deliver(batch_of(1000))
+        numbers = [
+            [int(number) for (number,) in server.ask("SELECT number FROM nat.session_log_local FINAL")]
+            for server in servers
+        ]
+        assert all(numbers) and sorted(numbers[0] + numbers[1]) == list(range(1000))
+        assert servers[1].ask("SELECT count() FROM nat.session_log FINAL") == [["1000"]]
+        source = ClickHouseSource(servers[1].url, database="nat", user="audit", password=SECRET)
+        (part,) = source.parts()
+        assert part.footer.ranges == ((0, 999),)
+        for row in batch_of(1000).rows(local=True):
+            if row["number"] % 250 == 1:  # a question of an endpoint
+                sought = Sought(row["eip"] or row["nat_ip"], row["nat_port"], row["protocol"])
+                (found,) = {each.row for each in source.find(sought, [part], 0, FOREVER)}
+                assert (found.number, found.pri_ip) == (row["number"], row["pri_ip"])
+        servers[0].stop()
+        with pytest.raises(
+            Error, match="connection tries failed"
+        ):  # a shard that does not answer is no gap, and no answer
+            ClickHouseSource(servers[1].url, database="nat", user="audit", password=SECRET).parts()
+    finally:
+        for server in servers:
+            server.stop()
 
 
 def test_the_stand_in_is_strict(tmp_path):

@@ -182,6 +182,7 @@ class FakeClickHouse:
     def __init__(self, version: str = "24.8.1.1", password: str = SECRET) -> None:
         self.version, self.password = version, password
         self.databases = {"default"}
+        self.of_cluster = ""  # what it answers to a statement ON CLUSTER
         self.tables: dict[str, dict[str, str]] = {}
         self.rows: list[Row] = []
         self.fault: tuple[int, str | None, str] | None = None
@@ -233,15 +234,17 @@ class FakeClickHouse:
     def _run(self, query: str, body: bytes) -> tuple[int, str | None, str]:
         if query == "SELECT version()":
             return 200, None, self.version + "\n"
+        answer = self.of_cluster if " ON CLUSTER `" in query else ""
+        query = re.sub(r" ON CLUSTER `[\w.-]+`", "", query)
         if match := re.fullmatch(r"CREATE DATABASE IF NOT EXISTS `(\w+)`", query):
             self.databases.add(match[1])
-            return 200, None, ""
+            return 200, None, answer
         if match := re.fullmatch(r"CREATE TABLE IF NOT EXISTS `(\w+)`\.`(\w+)` \((.*)\) ENGINE = Repl.*", query):
             assert match[1] in self.databases
             told = re.split(r", (?=INDEX |PROJECTION )", match[3])[0]
             columns = re.findall(r"(\w+) (\w+(?:\([^()]*\))?)(?: CODEC\(.*?\)\))?(?:, |$)", told)
             self.tables.setdefault(f"{match[1]}.{match[2]}", dict(columns))
-            return 200, None, ""
+            return 200, None, answer
         match = re.fullmatch(r"INSERT INTO `(\w+)`\.`(\w+)` \(([\w, ]+)\) FORMAT RowBinary", query)
         assert match is not None, query
         table = self.tables.get(f"{match[1]}.{match[2]}")

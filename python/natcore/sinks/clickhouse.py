@@ -16,7 +16,13 @@ from natcore.dtypes import FIELDS, RECORD
 from natcore.errors import ConfigurationError, DeliveryAction, DeliveryError
 from natcore.internal.http_request import post
 from natcore.internal.redaction import show
-from natcore.internal.validation import check_choice, check_integer, check_number, check_optional_text, check_url
+from natcore.internal.validation import (
+    check_choice,
+    check_integer,
+    check_number,
+    check_optional_text,
+    check_url,
+)
 from natcore.log.encode_rowbinary import encode_rows
 from natcore.sinks.base import ADDRESSES, KINDS, TIMES, Batch, BatchedSink, Receipt, Records
 
@@ -84,6 +90,19 @@ class ClickHouseSink(BatchedSink):
         None: the server's default.
     create
         Make the database and the table where they are missing.
+    cluster
+        Make them on all servers of this cluster (`ON CLUSTER`): its name in the servers' configuration. None: on this one.
+    replication_path
+        A new table is replicated by ZooKeeper or Keeper under this path, with macros of the servers, such as
+        "/clickhouse/tables/{shard}/nat/session_log": a ReplicatedReplacingMergeTree. None: it is not.
+    replica
+        The name of a replica: a macro of the servers.
+    sharding_key
+        An expression of columns, such as "cityHash64(nat_ip, protocol, nat_port)": `table` is a Distributed table then, over a
+        table `table`_local on each server of the cluster. A row that comes twice must go to the same shard: take columns
+        among nat_ip, protocol, nat_port, end_time, run and number. None: there is one table.
+    insert_quorum
+        Replicas, 1 to 1,000, that must have a batch before it is delivered; None: one, and the others follow.
     keep_days
         Days, 1 to 3,660, after which a new table removes sessions' rows; those about the log itself stay. It needs a
         server of 20.1 or later. None: never.
@@ -97,7 +116,8 @@ class ClickHouseSink(BatchedSink):
     Notes
     -----
     Delivered means: the server answered 200, without an exception in header or body, and with nothing else in it. An
-    INSERT waits until it is over, on the shards of a Distributed table and in the queue of asynchronous inserts too.
+    INSERT waits until it is over, on the shards of a Distributed table and in the queue of asynchronous inserts too. With
+    replicas one of them has the rows then; `insert_quorum` waits for more.
     """
 
     delivery_type = "clickhouse"
@@ -117,6 +137,11 @@ class ClickHouseSink(BatchedSink):
         user: str | None = None,
         password: str | None = None,
         create: bool = True,
+        cluster: str | None = None,
+        replication_path: str | None = None,
+        replica: str = "{replica}",
+        sharding_key: str | None = None,
+        insert_quorum: int | None = None,
         keep_days: int | None = None,
         batch_rows: int | None = 131_072,
         batch_seconds: float | None = 2.0,
@@ -126,6 +151,9 @@ class ClickHouseSink(BatchedSink):
         for name, value in (("table", table), ("database", database)):
             if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_]\w{0,127}", value, re.ASCII):
                 raise ConfigurationError(f"{name} must be letters, digits and '_', got {show(value)}")
+        _check_cluster(cluster, replication_path, replica, sharding_key)
+        if insert_quorum is not None:
+            check_integer("insert_quorum", insert_quorum, 1, 1000)
         check_choice("create", create, (True, False))
         check_number("timeout", timeout, 0.1, 3600, unit="seconds")
         if keep_days is not None:
@@ -139,6 +167,9 @@ class ClickHouseSink(BatchedSink):
         named = {"X-ClickHouse-User": user, "X-ClickHouse-Key": password}
         self._login = _Hidden({name: value for name, value in named.items() if value is not None})
         self._settings = dict(_SETTINGS)
+        if insert_quorum is not None:
+            self._settings["insert_quorum"] = str(insert_quorum)
+        self._cluster, self._replication, self._sharding_key = cluster, (replication_path, replica), sharding_key
         self._tls = ssl.create_default_context() if urlsplit(url).scheme == "https" else None
 
     def __repr__(self) -> str:
@@ -160,8 +191,8 @@ class ClickHouseSink(BatchedSink):
                 raise DeliveryError(
                     "TooOld", f"{self._url}: keep_days needs ClickHouse 20.1, got {version[0]}.{version[1]}"
                 )
-            self._ask(f"CREATE DATABASE IF NOT EXISTS `{self._database}`")
-            self._ask(self.table_definition(version))
+            for statement in self.definitions(version):
+                self._ask(statement, answers=self._cluster is not None)  # a row a server
 
     def _version(self) -> tuple[int, int]:
         answer = self._ask("SELECT version()", answers=True)
@@ -170,8 +201,28 @@ class ClickHouseSink(BatchedSink):
             raise DeliveryError("UnexpectedAnswer", f"{self._url}: not a version of ClickHouse: {_shown(answer)}")
         return int(found[1]), int(found[2])
 
+    def definitions(self, version: tuple[int, int]) -> list[str]:
+        """Return the statements that make the database and its tables on servers of this version, such as (24, 8)."""
+        found = [f"CREATE DATABASE IF NOT EXISTS `{self._database}`{self._on_cluster}", self.table_definition(version)]
+        if self._sharding_key is not None:
+            found.append(
+                f"CREATE TABLE IF NOT EXISTS `{self._database}`.`{self._table}`{self._on_cluster} "
+                f"AS `{self._database}`.`{self._stored}` "
+                f"ENGINE = Distributed(`{self._cluster}`, `{self._database}`, `{self._stored}`, {self._sharding_key})"
+            )
+        return found
+
+    @property
+    def _on_cluster(self) -> str:
+        return "" if self._cluster is None else f" ON CLUSTER `{self._cluster}`"
+
+    @property
+    def _stored(self) -> str:
+        """The name of the table that has the rows."""
+        return self._table if self._sharding_key is None else f"{self._table}_local"
+
     def table_definition(self, version: tuple[int, int]) -> str:
-        """Return the CREATE TABLE statement for a server of this version, such as (24, 8)."""
+        """Return the CREATE TABLE statement of the table with the rows, for a server of this version, such as (24, 8)."""
         has_types = version >= _FIRST_WITH_TYPES
         named = {name: _column_type(name, has_types) for name in COLUMNS} | {_LABEL: "String"}
         parts = [f"{name} {kind}{_codec(name) if has_types else ''}" for name, kind in named.items()]
@@ -180,13 +231,16 @@ class ClickHouseSink(BatchedSink):
         if has_types:
             parts.append(_FACTS_INDEX)
         if version >= _FIRST_WITH_TOKENS:
-            settings["non_replicated_deduplication_window"] = str(_REMEMBERED_INSERTS)
+            replicated = "" if self._replication[0] is not None else "non_"
+            settings[f"{replicated}replicated_deduplication_window"] = str(_REMEMBERED_INSERTS)
         if version >= _FIRST_WITH_PROJECTIONS:
             parts.append(_BY_INSIDE)
             settings["deduplicate_merge_projection_mode"] = "'rebuild'"
+        path, replica = self._replication
+        engine = f"ReplicatedReplacingMergeTree('{path}', '{replica}')" if path is not None else "ReplacingMergeTree()"
         text = (
-            f"CREATE TABLE IF NOT EXISTS `{self._database}`.`{self._table}` ({', '.join(parts)}) "
-            f"ENGINE = ReplacingMergeTree() PARTITION BY {day} ORDER BY ({_ORDER})"
+            f"CREATE TABLE IF NOT EXISTS `{self._database}`.`{self._stored}`{self._on_cluster} ({', '.join(parts)}) "
+            f"ENGINE = {engine} PARTITION BY {day} ORDER BY ({_ORDER})"
         )
         if self._keep_days is not None:
             text += f" TTL toDateTime(end_time) + INTERVAL {self._keep_days} DAY DELETE WHERE kind IN {_TIMED_KINDS}"
@@ -231,6 +285,21 @@ class ClickHouseSink(BatchedSink):
         if body.strip() and not answers:
             raise DeliveryError("UnexpectedAnswer", f"{self._url}: {_shown(body)}")
         return body
+
+
+def _check_cluster(cluster: object, path: object, replica: object, sharding_key: object) -> None:
+    """Raise ConfigurationError for what could not stand in the statements that make tables."""
+    for name, value, pattern, what in (
+        ("cluster", cluster, r"[\w.-]{1,128}", "letters, digits, '_', '.' and '-'"),
+        ("replication_path", path, r"/[\w./{}-]{1,1023}", "a path of letters, digits and '{}._-', from '/' on"),
+        ("replica", replica, r"[\w./{}-]{1,128}", "letters, digits and '/{}._-'"),
+        ("sharding_key", sharding_key, r"[^;]*[\w)]", "an expression of columns"),
+    ):
+        is_left_out = value is None and name != "replica"
+        if not is_left_out and (not isinstance(value, str) or not re.fullmatch(pattern, value, re.ASCII)):
+            raise ConfigurationError(f"{name} must be {what}, got {show(value)}")
+    if sharding_key is not None and cluster is None:
+        raise ConfigurationError("cluster must be a cluster's name where there is a sharding_key, got None")
 
 
 class _Hidden(dict[str, str]):
