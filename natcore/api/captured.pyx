@@ -22,7 +22,6 @@ from natcore.packet.verdict cimport INSIDE, OUTSIDE
 cdef enum:
     ETHERTYPE_OLD_QINQ = 0x9100
     ETHERTYPE_IPV6 = 0x86DD
-    TAGS_AT_MOST = 4
     BLOCK_BYTES = 12            # the least that a block of pcapng has
     LINK_ETHERNET = 1           # LINKTYPE_… of pcap
     LINK_COOKED = 113
@@ -220,7 +219,6 @@ cdef class Preparation:
         cdef const uint8_t* mac_to = NULL
         cdef const uint8_t* mac_from = NULL
         cdef uint32_t size, kind, type
-        cdef int _
         if link == LINK_ETHERNET:
             size, mac_to, mac_from = ETHERNET_BYTES, frame, frame + 6
         elif link == LINK_COOKED:
@@ -232,13 +230,13 @@ cdef class Preparation:
         else:
             leave_out(seen, LINK_TYPE, link)
             return
-        if captured < (size if size else 1):
+        if captured < size:
             leave_out(seen, CUT_HEADERS if original > captured else NOT_IPV4, 0)
             return
         if size:
             kind = bswap16(load16(frame if link == LINK_COOKED_2 else frame + size - 2))
         else:
-            kind = ETHERTYPE_IPV6 if frame[0] >> 4 == 6 else ETHERTYPE_IPV4
+            kind = ETHERTYPE_IPV6 if captured > 0 and frame[0] >> 4 == 6 else ETHERTYPE_IPV4
         if link == LINK_COOKED or link == LINK_COOKED_2:
             type = frame[10] if link == LINK_COOKED_2 else bswap16(load16(frame))
             if direction == DIRECTION_UNKNOWN and type <= COOKED_TO_HOST:
@@ -247,14 +245,14 @@ cdef class Preparation:
                 direction = DIRECTION_OUTGOING
         if link == LINK_COOKED_2:
             named = self.named_number(bswap32(load32(frame + 4)))
-        for _ in range(TAGS_AT_MOST):
-            if not is_tag(kind) or size + VLAN_BYTES > captured:
-                break
+        while is_tag(kind) and size + VLAN_BYTES <= captured:
             kind = bswap16(load16(frame + size + 2))
             size += VLAN_BYTES
         seen.ip, seen.captured = frame + size, captured - size
         original -= size
-        if kind != ETHERTYPE_IPV4:
+        if is_tag(kind) and original >= VLAN_BYTES:
+            leave_out(seen, CUT_HEADERS, 0)
+        elif kind != ETHERTYPE_IPV4:
             leave_out(seen, ETHERTYPE, kind)
         elif seen.captured < <int64_t>sizeof(Ipv4Header):
             leave_out(seen, CUT_HEADERS if original >= <int64_t>sizeof(Ipv4Header) else NOT_IPV4, 0)

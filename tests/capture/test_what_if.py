@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,17 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scapy.layers.inet import ICMP, IP, TCP, UDP, IPerror, TCPerror, UDPerror
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPerror, IPOption, TCPerror, UDPerror
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Raw
 
-from natcore import DnatEntry, Gateway, Policy, SnatEntry, Timeouts, Verdict
+from natcore import DnatEntry, Gateway, Link, Policy, SnatEntry, Timeouts, Verdict
 from natcore.capture import pcap
 from natcore.capture.forecast import forecast
 from natcore.capture.pcap import Packet
 from natcore.capture.pcapng import PcapngWriter
+from natcore.capture.prepared import Preparer, joined
+from natcore.capture.reader import batches
 from natcore.capture.replay import Replay
 from natcore.capture.sides import make_sides
 from natcore.capture.what_if import NO_MAPPING, gateways_of, what_if
@@ -173,15 +176,18 @@ def test_what_changed_between_configurations_and_who_had_most(tmp_path: Path) ->
     assert wide.log_bytes > narrow.log_bytes > 0 == wide.log_lost
 
 
-def sided(path: Path, **named: Any) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
-    """Both ways of reading must agree: what was forwarded, and what was skipped."""
+def sided(
+    path: Path, *, make: Callable[[], Gateway] = gateway, **named: Any
+) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+    """Both ways of reading must agree: what was forwarded, what was skipped, and what was mended."""
     sides = make_sides(named.pop("inside", ["10.0.0.0/24"]), **named)
-    found = what_if(path, {"x": gateway()}, sides)
-    with gateway() as made:
+    found = what_if(path, {"x": make()}, sides)
+    with make() as made:
         replay = Replay(made, [IPv4Network("10.0.0.0/24")], sides=sides)
         replay.run(pcap.read(path))
     (outcome,) = found.outcomes
     assert outcome.verdicts == replay.verdicts and found.skipped + outcome.skipped == replay.skipped
+    assert found.mended == replay.mended
     return {each.name: count for each, count in outcome.verdicts.items()}, found.skipped, found.mended
 
 
@@ -209,6 +215,60 @@ def test_a_total_length_that_cannot_be_is_the_gateways_to_drop(tmp_path: Path, l
     path = tmp_path / "x.pcap"
     pcap.write(path, [Packet(START_NS, bytes(Ether() / ip / layer(sport=1000, dport=53)))])
     assert sided(path) == ({"DROP_MALFORMED": 1}, {}, {})
+
+
+def test_any_number_of_tags_and_a_cut_between_them(tmp_path: Path) -> None:
+    frame, path = udp("10.0.0.5", "198.51.100.7", 1000, 53), tmp_path / "x.pcap"
+    for tags in (1, 4, 5, 40):
+        tagged = frame[:12] + b"\x81\x00\x00\x05" * tags + frame[12:]
+        path.write_bytes(header() + record(tagged) + record(tagged[: 12 + 4 * tags - 1], len(tagged)))
+        assert sided(path) == ({"OUTBOUND": 1}, {"cut inside its headers by the snap length": 1}, {})
+
+
+@pytest.mark.parametrize(("kept", "original"), [(0, 1), (0, 19), (0, 20), (1, 19), (1, 20), (20, 19)])
+def test_a_bare_packet_that_is_cut_or_short(tmp_path: Path, kept: int, original: int) -> None:
+    path = tmp_path / "x.pcap"
+    path.write_bytes(
+        header(link=101) + record(udp("10.0.0.5", "198.51.100.7", 1000, 53)[14 : 14 + kept], original) + b"f"
+    )
+    _, skipped, mended = sided(path)
+    if kept < 20:
+        assert skipped == {"cut inside its headers by the snap length" if original == 20 else "not IPv4": 1}
+    assert ("captured length above the original one: all bytes taken" in mended) is (kept > original)
+
+
+def test_an_answer_of_icmp_without_its_header_is_the_gateways_to_drop(tmp_path: Path) -> None:
+    path = tmp_path / "x.pcap"
+    short = bytes(Ether() / IP(src="198.51.100.7", dst="10.0.0.5", proto=1) / Raw(b"\3\3\0\0"))
+    path.write_bytes(header() + record(udp("10.0.0.5", "198.51.100.7", 1000, 53)) + record(short))
+    assert sided(path) == ({"OUTBOUND": 1, "DROP_MALFORMED": 1}, {}, {})
+
+
+@pytest.mark.parametrize(("options", "size"), [(40, 0), (40, 30), (0, 300)])
+def test_a_super_frame_of_headers_larger_than_the_mtu(tmp_path: Path, options: int, size: int) -> None:
+    """RFC 791 lets a link have 68 bytes: of IPv4 and TCP with all options 120."""
+
+    def small() -> Gateway:
+        made = Gateway(seed=1, max_sessions=2000, outside=Link(mtu=68))
+        made.add(SnatEntry("10.0.0.0/24", pool="203.0.113.1"))
+        return made
+
+    ip = IP(src="10.0.0.5", dst="198.51.100.7", options=[IPOption(b"\1")] * options)
+    path = tmp_path / "x.pcap"
+    tcp = TCP(sport=1000, dport=53, options=[("NOP", None)] * options)
+    path.write_bytes(header() + record(bytes(Ether() / ip / tcp / Raw(bytes(size)))))
+    verdicts, skipped, mended = sided(path, make=small)
+    assert verdicts and not skipped and mended == {"super-frames: cut into segments": 1}
+
+
+def test_frames_that_wait_keep_no_other_frames_errors(tmp_path: Path) -> None:
+    quoted = IPerror(src="10.0.0.5", dst="198.51.100.7") / UDPerror(sport=1000, dport=53)
+    error = bytes(Ether() / IP(src="198.51.100.9", dst="10.0.0.5") / ICMP(type=3, code=3) / quoted)
+    path = tmp_path / "x.pcap"
+    path.write_bytes(header() + record(error) * 3)
+    (batch,) = batches(path)
+    frames = Preparer(make_sides(["10.0.0.0/24"]), 1500).prepare(batch)
+    assert list(joined([frames.take(slice(1)), frames.take(slice(2, 3))]).messages) == [0, 2]
 
 
 @pytest.mark.parametrize("link", [113, 276])

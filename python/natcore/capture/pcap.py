@@ -46,6 +46,8 @@ class Packet(NamedTuple):
         Seen from the machine that captured: 0 unknown, 1 incoming, 2 outgoing.
     comment
         What pcapng has with it.
+    longer
+        The capture has more bytes than it says that the packet had; all were taken.
     """
 
     time_ns: int
@@ -55,6 +57,7 @@ class Packet(NamedTuple):
     interface: str = "0"
     direction: int = UNKNOWN
     comment: str = ""
+    longer: bool = False
 
 
 def read(path: Path) -> Iterator[Packet]:
@@ -89,9 +92,10 @@ def frames_of(batch: Batch) -> Iterator[Packet]:
         zip(*(column.tolist() for column in columns), strict=True)
     ):
         interface = interfaces[which]
-        yield _packet(
+        packet = _packet(
             time_ns, interface, bytes(data[start : start + captured]), original, direction, comments.get(position, "")
         )
+        yield packet._replace(longer=True) if position in batch.longer else packet
 
 
 def _packet(time_ns: int, interface: Interface, data: bytes, original: int, direction: int, comment: str) -> Packet:

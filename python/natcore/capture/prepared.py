@@ -84,10 +84,11 @@ class Frames:
 
 
 def joined(parts: list[Frames]) -> Frames:
-    """Return frames one after the other."""
+    """Return frames one after the other, with the messages of these frames alone."""
     messages: dict[int, bytes] = {}
     for part in parts:
-        messages |= part.messages
+        numbers = part.fields["message"]
+        messages |= {number: part.messages[number] for number in numbers[numbers >= 0].tolist()}
     rows, columns = (np.concatenate(each) for each in zip(*((part.rows, part.fields) for part in parts), strict=True))
     return Frames(rows, columns, messages)
 
@@ -161,7 +162,7 @@ class Preparer:
         """Return a batch's frames, in its order."""
         self.frames += len(batch)
         if batch.longer:
-            self.mended[LONGER] += batch.longer
+            self.mended[LONGER] += len(batch.longer)
         links = np.array([each.link for each in batch.interfaces], np.uint16)
         named = np.array([self._named(each.name or str(each.number)) for each in batch.interfaces], np.uint8)
         count = self._core.look(

@@ -94,7 +94,7 @@ class Batch:
     comments
         By position in the batch.
     longer
-        Frames of which the file has more bytes than it says that they had: all were taken.
+        Positions in the batch of frames of which the file has more bytes than it says that they had: all were taken.
     """
 
     data: NDArray[np.uint8]
@@ -106,7 +106,7 @@ class Batch:
     direction: NDArray[np.uint8]
     interfaces: list[Interface]
     comments: dict[int, str] = field(default_factory=dict)
-    longer: int = 0
+    longer: set[int] = field(default_factory=set)
 
     def __len__(self) -> int:
         return len(self.start)
@@ -170,6 +170,7 @@ class _Source:
         self.piece = self._bytes.data  # as the next; what is between them, at and end is not understood yet
         self.at = self.end = _PAD
         self.ended = False
+        self._problem: CaptureError | None = None  # behind the bytes that are there
 
     @property
     def left(self) -> int:
@@ -183,17 +184,28 @@ class _Source:
             fresh = np.empty(left + space + 2 * _PAD, np.uint8)  # a batch may still need the last one
             fresh[:_PAD] = 0
             fresh[_PAD : _PAD + left] = self._bytes[self.at : self.end]
-            try:
-                count = self._file.readinto(fresh.data[_PAD + left : _PAD + left + space])  # type: ignore[attr-defined]
-            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-                raise CutShortError(
-                    f"{show_text(str(self._path))}: not all of it can be decompressed: {error}"
-                ) from None
-            self.ended = not count
+            count = self._read(fresh.data[_PAD + left : _PAD + left + space])
             self.at, self.end = _PAD, _PAD + left + count
             fresh[self.end : self.end + _PAD] = 0
             self._bytes, self.piece = fresh, fresh.data
         return self.left >= least
+
+    def _read(self, into: memoryview) -> int:
+        """Fill it as far as the file goes; an error comes at the next call, behind the bytes before the damage."""
+        if self._problem is not None:
+            raise self._problem
+        count = 0
+        while count < len(into) and not self.ended and self._problem is None:
+            try:
+                fresh = self._file.readinto1(into[count:])  # type: ignore[attr-defined]
+            except EOFError as error:
+                self._problem = self.cut(f"not all of it can be decompressed: {error}")
+            except (gzip.BadGzipFile, zlib.error) as error:
+                self._problem = self.damaged(f"it cannot be decompressed any further: {error}")
+            else:
+                self.ended = not fresh
+                count += fresh
+        return count
 
     def peek(self, count: int) -> bytes:
         self.more(count)
@@ -295,7 +307,7 @@ def _batch(
         problem = source.damaged(what)
     found = Batch(
         data, start[:count], captured[:count], original[:count], time_ns[:count], interface[:count], direction[:count],
-        interfaces, {}, int(longer[:count].sum()),
+        interfaces, {}, set(np.flatnonzero(longer[:count]).tolist()),
     )  # fmt: skip
     return found, problem
 

@@ -17,6 +17,7 @@ from natcore.capture.prepared import (
     CUT_HEADERS,
     LATE,
     LENGTH_0,
+    LONGER,
     NO_IPV4_CHECKSUM,
     PARTIAL_CHECKSUM,
     QUERIES,
@@ -192,6 +193,8 @@ class Replay:
             self.frames += 1
             if packet.time_ns < last_ns:
                 self.mended[LATE] += 1
+            if packet.longer:
+                self.mended[LONGER] += 1
             last_ns = max(last_ns, packet.time_ns)
             self._sent = []
             step = self._feed(packet, (last_ns - self._start_ns) / 1e9)
@@ -248,7 +251,8 @@ class Replay:
 
     def _as_sent(self, frame: bytes, headers: Headers) -> bytes | None:
         """Return an answer as its sender sent it; None: nothing has been sent that it answers."""
-        if headers.protocol == ICMP and headers.destination_port is None and not headers.is_later:
+        is_whole = len(frame) >= headers.l4 + 8
+        if headers.protocol == ICMP and headers.destination_port is None and is_whole and not headers.is_later:
             quoted = quoted_endpoint(frame)
             endpoint = None if quoted is None else self._endpoint(*quoted)
             return None if endpoint is None else readdress_error(frame, *endpoint)
@@ -429,12 +433,12 @@ def in_order(packets: Iterable[Packet]) -> Iterator[Packet]:
 def segments(frame: bytes, headers: Headers, length: int, mtu: int) -> Iterator[bytes]:
     """The TCP segments that a card makes of a super-frame of `length` bytes (IPv4), as large as the MTU allows."""
     l3, l4 = headers.l3, headers.l4
-    start = l4 + max(20, (frame[l4 + 12] >> 4) * 4)
+    start = min(l4 + max(20, (frame[l4 + 12] >> 4) * 4), l3 + length)
     data = frame[start : l3 + length]
-    payload_bytes = mtu - (start - l3)
+    payload_bytes = max(mtu - (start - l3), 1)  # options may take all that a small MTU has
     identification = int.from_bytes(frame[l3 + 4 : l3 + 6], "big")
     sequence = int.from_bytes(frame[l4 + 4 : l4 + 8], "big")
-    for number, at in enumerate(range(0, len(data), payload_bytes)):
+    for number, at in enumerate(range(0, max(len(data), 1), payload_bytes)):
         part = bytearray(frame[:start] + data[at : at + payload_bytes])
         struct.pack_into("!H", part, l3 + 4, (identification + number) & 0xFFFF)
         struct.pack_into("!I", part, l4 + 4, (sequence + at) & 0xFFFFFFFF)
