@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,12 @@ def test_the_marker_is_listed(tmp_path: Path) -> None:
 def test_hypothesis_draws_gateways(drawn: Configuration) -> None:
     with drawn.gateway(seed=1) as gateway:
         assert len(gateway.entries()) == len(drawn.entries)
+
+
+def test_the_types_above_are_drawn_as_without_natcore() -> None:
+    """Hypothesis asks every strategy that it knows of a type below: a failure would break the tests of other projects."""
+    for kind in (object, Hashable):
+        st.from_type(kind).validate()
 
 
 @given(st.builds(dict, policy=st.from_type(Policy), timeouts=st.from_type(Timeouts)))

@@ -1,4 +1,4 @@
-"""What Hypothesis calls when it is imported: afterwards `strategies.from_type` and `builds` know natcore's configurations."""
+"""What Hypothesis calls when it is imported: afterwards `strategies.from_type` knows natcore's configurations."""
 
 from __future__ import annotations
 
@@ -22,5 +22,10 @@ def register() -> None:
         DnatEntry: made.forwarding,
         NoNatEntry: made.plain,
     }
-    for kind in drawn:
-        st.register_type_strategy(kind, lambda asked: st.randoms(use_true_random=False).map(drawn[asked]))
+
+    def register_one(kind: type[Any], make: Callable[[Random], Any]) -> None:
+        # it is also asked for a type above, such as object
+        st.register_type_strategy(kind, lambda _: st.randoms(use_true_random=False).map(make))
+
+    for kind, make in drawn.items():
+        register_one(kind, make)
