@@ -18,7 +18,7 @@ from natcore.sessionlog.file_metadata import Footer
 from natcore.sinks import Batch, MemorySink, ParquetSink
 from natcore.testing import craft
 from natcore.who.conclude import FOREVER, Asked, Known, Row, Run, Static, conclude
-from natcore.who.query import Answer, Store, who
+from natcore.who.query import Answer, Store, what, who
 from support.lives import ANN, EPOCH, Log, at, label
 from support.log_fakes import FakeCore
 
@@ -264,6 +264,28 @@ def test_a_clock_that_was_set_back_leaves_no_time_known_that_has_not_come(tmp_pa
     assert log.wait(60.0)
     die(live)
     assert ask(tmp_path, 110.0, port=4000).status in ("ambiguous", "gap")
+
+
+@pytest.mark.filterwarnings("ignore:Timeouts")
+def test_a_session_that_a_fast_clock_saw_begin_was_not_there_before(tmp_path: Path) -> None:
+    """40 s fast at first, and set right: the row of its begin is called later than its window, and beyond what is searched."""
+    minute = dict.fromkeys(("udp", "tcp_established", "tcp_transitory", "icmp", "other", "unreplied"), 60.0)
+    live = gateway("ngw-a", timeouts=Timeouts(**minute), window=10.0)
+    live.set_epoch(EPOCH + 40.0)
+    send(live, "10.0.0.6", 1.0)  # what there was before the log is not known
+    log = live.start_session_log(ParquetSink(tmp_path, batch_seconds=0.0))
+    live.advance(2000.0)
+    send(live, "10.0.0.5", 2040.0)
+    live.advance(2041.0)
+    assert log.wait(60.0)
+    live.set_epoch(EPOCH)
+    live.advance(20_000.0)
+    live.close()
+    listing = what(tmp_path, "10.0.0.5", at=at(1990), until=at(2000))
+    assert not listing.matches
+    assert [str(each.pri_ip) for each in what(tmp_path, "10.0.0.5", at=at(2030), until=at(2050)).matches] == [
+        "10.0.0.5"
+    ]
 
 
 @pytest.mark.filterwarnings("ignore:Timeouts")

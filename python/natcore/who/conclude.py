@@ -273,7 +273,8 @@ def conclude(
     nothing, neither that it ended nor that it had begun. lost: when a gateway had a run of which nothing is left."""
     by_run = {(run.instance, run.run): run for run in runs}
     found = _Found()
-    for held in holdings(row for row in rows if row.end >= since and row.start <= until):
+    here = (row for row in rows if row.end + row.late >= since and row.start + row.early <= until)
+    for held in holdings(here):
         _sort(held, asked, by_run.get((held.row.instance, held.row.run)), found, (since, until))
     if asked.subject in ("inside", "remote"):
         return _list(asked, runs, statics, found, [gap for gap in lost if gap.overlaps(asked.start, asked.end)])

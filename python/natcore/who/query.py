@@ -430,7 +430,7 @@ def _found(question: Question, source: Source | None, there: Waiting) -> Found:
         parts = source.parts(question.start - reach, question.end + reach) if source is not None else []
         known = _knowledge(source, parts, there, question.longest_idle)
         idle, window = known.reach(question)
-        needed = idle + window + known.doubt
+        needed = idle + window + 2 * known.doubt
         if needed <= reach or source is None:
             break
         reach = needed
@@ -443,15 +443,16 @@ def _found(question: Question, source: Source | None, there: Waiting) -> Found:
         if source is not None and start <= end:
             found.extend(source.find(question.sought, parts, start, end))
 
+    # Rows are searched by their labels, which may be off: what is concluded holds of a time that is shorter on both sides.
     span = (asked.start - doubt, asked.end + window + doubt)
-    read(*span)
+    read(span[0] - doubt, span[1] + doubt)
     concluded = _settled(asked, runs, statics, [known.doubtful(each.row) for each in found], span)
     if concluded is not None:
         return Found(asked, concluded, tuple(found), tuple(parts), span)
     since, until = asked.start - idle - window - doubt, span[1]
-    read(since, span[0] - 1)
+    read(since - doubt, span[0] - doubt - 1)
     if not all(_looks_back(run, asked) for run in runs if run.holds):
-        read(until + 1, until + idle)
+        read(until + doubt + 1, until + doubt + idle)
         until += idle
     sure = [known.doubtful(each.row) for each in found]
     lost = []
