@@ -177,6 +177,19 @@ def test_lengths_that_programs_write_wrongly(tmp_path: Path) -> None:
     assert batch.longer == {0} and found.longer
 
 
+@pytest.mark.parametrize("time_ns", [-1, 1 << 62])
+def test_times_that_a_file_cannot_have_are_refused(tmp_path: Path, time_ns: int) -> None:
+    with pytest.raises(CaptureError, match=f"1970 to 2106, got {time_ns} ns"):
+        pcap.write(tmp_path / "x", [Packet(time_ns, b"abc")])
+    with (tmp_path / "y").open("wb") as file:
+        writer = PcapngWriter(file, "test")
+        if time_ns < 0:
+            with pytest.raises(CaptureError, match="from 1970 on, got -1 ns"):
+                writer.write("lan0", time_ns, b"abc", 3)
+        else:
+            writer.write("lan0" + "\ufffd" * 60_000, time_ns, b"abc", 3)  # a name of 65,535 bytes is the longest
+
+
 def test_the_pcap_of_old_kernels_with_longer_headers(tmp_path: Path) -> None:
     content = struct.pack("<IHHiIII", 0xA1B2CD34, 2, 4, 0, 0, 65535, 1)
     content += struct.pack("<IIIIIHBB", 7, 9, 3, 3, 2, 8, 0, 0) + b"abc"

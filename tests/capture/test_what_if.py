@@ -204,7 +204,7 @@ def test_the_side_is_told_by_mac_by_interface_or_by_prefix(tmp_path: Path) -> No
     both = {"OUTBOUND": 1, "INBOUND": 1}
     assert sided(path)[:2] == (both, {"between inside hosts": 1})
     assert sided(path, gateway_macs=[router])[:2] == (both, {"neither from nor to the gateway's MAC address": 1})
-    told = sided(path, from_inside=["lan0"], from_outside=["wan0"])
+    told = sided(path, from_inside=["lan0", "9" * 40], from_outside=["wan0"])
     assert told[:2] == (both, {"of an interface that was not named": 1})
 
 
@@ -259,6 +259,21 @@ def test_a_super_frame_of_headers_larger_than_the_mtu(tmp_path: Path, options: i
     path.write_bytes(header() + record(bytes(Ether() / ip / tcp / Raw(bytes(size)))))
     verdicts, skipped, mended = sided(path, make=small)
     assert verdicts and not skipped and mended == {"super-frames: cut into segments": 1}
+
+
+@pytest.mark.parametrize("total", [30, 40, 55, 56, 59])
+@pytest.mark.parametrize("kept", [42, 56, 60, 74, 200])
+@pytest.mark.parametrize("checksum", [True, False])
+def test_an_error_quotes_what_is_in_its_packet_alone(tmp_path: Path, total: int, kept: int, checksum: bool) -> None:
+    """Not what follows it in the frame, of which the snap length may have cut some."""
+    quoted = IPerror(src="10.0.0.5", dst="198.51.100.7") / UDPerror(sport=1000, dport=53)
+    ip = IP(src="198.51.100.9", dst="10.0.0.5", len=total, options=[IPOption(b"\1")] * 8)
+    if not checksum:
+        ip.chksum = 0
+    error = bytes(Ether() / ip / ICMP(type=3, code=3) / quoted / Raw(bytes(100)))
+    path = tmp_path / "x.pcap"
+    path.write_bytes(header() + record(udp("10.0.0.5", "198.51.100.7", 1000, 53)) + record(error[:kept], len(error)))
+    sided(path)
 
 
 def test_frames_that_wait_keep_no_other_frames_errors(tmp_path: Path) -> None:

@@ -136,12 +136,19 @@ def write(path: Path, packets: Iterable[Packet]) -> int:
     -------
     int
         How many.
+
+    Raises
+    ------
+    CaptureError
+        A time is before 1970 or after 2106.
     """
     with replaced(path, private=False) as file:
         file.write(struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, MAX_FRAME, 1))
         count = 0
         for packet in packets:
             seconds, fraction = divmod(packet.time_ns, 1_000_000_000)
+            if not 0 <= seconds < 1 << 32:
+                raise CaptureError(f"a pcap file has times from 1970 to 2106, got {packet.time_ns} ns since 1970")
             file.write(struct.pack("<IIII", seconds, fraction, len(packet.frame), len(packet.frame)) + packet.frame)
             count += 1
     return count

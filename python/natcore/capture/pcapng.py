@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from typing import BinaryIO
 
+from natcore.capture.reader import CaptureError
+
 _SECTION, _INTERFACE, _PACKET = 0x0A0D0D0A, 1, 6
 _COMMENT, _IF_NAME, _IF_TSRESOL, _APPLICATION, _PACKET_ID = 1, 2, 9, 4, 5
 _NANOSECONDS = b"\x09"
@@ -47,13 +49,20 @@ class PcapngWriter:
             Shown with it; empty: none.
         packet
             The same number for frames of one packet on several interfaces; None: none.
+
+        Raises
+        ------
+        CaptureError
+            The time is before 1970.
         """
+        if time_ns < 0:
+            raise CaptureError(f"a pcapng file has times from 1970 on, got {time_ns} ns since 1970")
         if interface not in self._interfaces:
             self._interfaces[interface] = len(self._interfaces)
             self._write(
                 _INTERFACE,
                 struct.pack("<HHI", _ETHERNET, 0, 0),
-                [(_IF_NAME, interface.encode()), (_IF_TSRESOL, _NANOSECONDS)],
+                [(_IF_NAME, interface.encode()[:_MOST_TEXT]), (_IF_TSRESOL, _NANOSECONDS)],
             )
         head = struct.pack(
             "<IIIII", self._interfaces[interface], time_ns >> 32, time_ns & 0xFFFFFFFF, len(frame), length

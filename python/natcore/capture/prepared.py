@@ -196,7 +196,7 @@ def kind_name(kind: int) -> str:
 
 
 def _is_number(name: str) -> bool:
-    return name.isdecimal() and name.isascii() and str(int(name)) == name
+    return name.isdecimal() and name.isascii() and len(name) <= 10 and str(int(name)) == name
 
 
 def _is_sorted(times: NDArray[np.int64]) -> bool:

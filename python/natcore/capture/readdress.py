@@ -57,12 +57,13 @@ def quoted_endpoint(frame: bytes) -> tuple[int, int, int, int, int] | None:
     The frame has no tag. The order is: protocol, source address and port, destination address and port (0 of ICMP).
     """
     l4 = 14 + (frame[14] & 15) * 4
-    if len(frame) < l4 + 36 or frame[l4] not in (3, 4, 5, 11, 12):
+    end = min(len(frame), 14 + int.from_bytes(frame[16:18], "big"))  # behind it is no packet
+    if end < l4 + 36 or frame[l4] not in (3, 4, 5, 11, 12):
         return None
     ip = l4 + 8
     at = ip + (frame[ip] & 15) * 4
     fragment, protocol, source, destination = struct.unpack_from("!6xHxB2xII", frame, ip)
-    if fragment & 0x1FFF or len(frame) < at + 8 or frame[ip] >> 4 != 4:
+    if fragment & 0x1FFF or end < at + 8 or frame[ip] >> 4 != 4:
         return None
     if protocol in (TCP, UDP):
         ports = struct.unpack_from("!HH", frame, at)

@@ -455,7 +455,7 @@ def segments(frame: bytes, headers: Headers, length: int, mtu: int) -> Iterator[
 
 def _with_network_header(frame: bytes, headers: Headers, length: int) -> bytes:
     """Return the frame with this total length and a new IPv4 checksum."""
-    mended = bytearray(frame[: headers.l3 + length])
+    mended = bytearray(frame)
     struct.pack_into("!H", mended, headers.l3 + 2, length)
     struct.pack_into("!H", mended, headers.l3 + 10, 0)
     struct.pack_into("!H", mended, headers.l3 + 10, ~ones_sum(mended[headers.l3 : headers.l4]) & 0xFFFF)
