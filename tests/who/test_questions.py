@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from natcore import ConfigurationError
+from natcore.sinks import ParquetSink
 from natcore.sinks._parquet_folder import Folder
 from natcore.who.evidence import ask_all
 from natcore.who.query import Answer, Listing, Store, talked, what, who
 from natcore.who.question_file import read_questions
 from natcore.who.question_log import QuestionLog, check
-from support.lives import ANN, BOB, DNS, EPOCH, Log, at
+from support.lives import ANN, BOB, DNS, EPOCH, Log, at, label
 
 WEB_TEXT, DNS_TEXT = "198.51.100.7", "198.51.100.53"
 
@@ -258,3 +259,17 @@ def test_a_question_log_shows_a_line_that_was_taken_out(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="line 1 does not"):
         check(path)
     assert EPOCH == 1_700_000_000
+
+
+def test_a_run_that_retention_removed_is_lost_from_its_first_file_until_the_next_run(tmp_path: Path) -> None:
+    sink = ParquetSink(tmp_path, keep_days=0, roll_bytes=1, wall=lambda: EPOCH + 1e6)
+    log = Log(tmp_path, run="run1")
+    for seconds in (0, 4000, 8000):
+        sink.deliver(log.tick(seconds).batch())
+    sink.deliver(Log(tmp_path, run="run2").tick(20_000).batch())
+    store = Store(tmp_path)
+    assert len(store.removals()) == 3 and {part.footer.run for part in store.parts()} == {"run2"}
+    (lost,) = store.lost()
+    first = store.removals()[0]
+    assert lost.run == "run1" and first.file in lost.gap.reason and "was removed by keep_days" in lost.gap.reason
+    assert (lost.gap.start, lost.gap.end) == (label(0), label(20_000))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
+from functools import cache
 from typing import Any, TypeVar, get_type_hints
 
 from natcore.internal.validation import is_text
@@ -22,14 +23,21 @@ def read_fields(text: bytes | str, kind: type[T]) -> T | None:
         return None
     if not isinstance(found, dict):
         return None
-    hints = get_type_hints(kind)
-    known = {item.name: found[item.name] for item in fields(kind) if item.name in found}  # type: ignore[arg-type]
+    hints = _hints(kind)  # type: ignore[arg-type]
+    known = {name: found[name] for name in hints if name in found}
     if not all(_fits(value, hints[name]) for name, value in known.items()):
         return None
     try:
         return kind(**known)
     except TypeError:  # a field is missing
         return None
+
+
+@cache
+def _hints(kind: type) -> dict[str, type]:
+    """Return the type of each field, which is slow to find out."""
+    hints = get_type_hints(kind)
+    return {item.name: hints[item.name] for item in fields(kind)}
 
 
 def _fits(value: Any, hint: type) -> bool:

@@ -88,6 +88,23 @@ class _Listing(NamedTuple):
     files: list[str]
 
 
+class _Removed(NamedTuple):
+    """What retention removed from a folder. ends: of each run, the first and the last path by name, with their removals."""
+
+    stamp: Stamp
+    removals: list[Removal]
+    ends: dict[str, dict[str, Removal]]
+
+
+def _first_and_last(folder: str, removals: Iterable[Removal]) -> dict[str, dict[str, Removal]]:
+    by_run: dict[str, dict[str, Removal]] = defaultdict(dict)
+    for removal in removals:
+        match = _NAME.fullmatch(removal.file)
+        if match is not None:
+            by_run[match["run"]][f"{folder}/{removal.file}"] = removal
+    return {run: {path: paths[path] for path in (min(paths), max(paths))} for run, paths in by_run.items()}
+
+
 class _Names:
     """The names of all files, sorted, so that those of a time are found without a look at each. folders: their paths by folder,
     sorted."""
@@ -149,7 +166,7 @@ class Store(Source):
         self._seals: dict[str, tuple[Stamp, Seal | None]] = {}
         self._listings: dict[str, _Listing] = {}
         self._names: _Names | None = None
-        self._told_removals: dict[str, tuple[Stamp, list[Removal]]] = {}
+        self._told_removals: dict[str, _Removed] = {}
         self._compactions: dict[str, tuple[Stamp, str, dict[str, str]]] = {}
         self._database = duckdb.connect()
         self._database.execute("SET GLOBAL TimeZone = 'UTC'; SET GLOBAL parquet_metadata_cache = true")
@@ -171,10 +188,10 @@ class Store(Source):
 
     def removals(self) -> list[Removal]:
         """Return what retention removed, of all folders."""
-        return [removal for _, removal in self._removals()]
+        return [removal for _, told in self._removals() for removal in told.removals]
 
-    def _removals(self) -> Iterator[tuple[str, Removal]]:
-        """Yield each removal with its folder; a file of them is read again only if it was written again."""
+    def _removals(self) -> Iterator[tuple[str, _Removed]]:
+        """Yield the removals of each folder; a file of them is read again only if it was written again."""
         for root, _, names in os.walk(self.folder):
             if REMOVED not in names:
                 continue
@@ -183,10 +200,10 @@ class Store(Source):
             except FileNotFoundError:  # the folder went meanwhile
                 continue
             known = self._told_removals.get(root)
-            if known is None or known[0] != stamp:
-                known = self._told_removals[root] = (stamp, read_removals(Path(root)))
-            for removal in known[1]:
-                yield root, removal
+            if known is None or known.stamp != stamp:
+                found = read_removals(Path(root))
+                known = self._told_removals[root] = _Removed(stamp, found, _first_and_last(root, found))
+            yield root, known
 
     def removed(self) -> dict[str, list[Gap]]:
         """Return what retention removed, by the gateway's instance."""
@@ -387,10 +404,15 @@ class Store(Source):
         with self._lock:
             look = self._look(start, end)
             told = {part.footer.run for part in look.parts}
-            removals = {f"{root}/{each.file}": each for root, each in self._removals() if each.run not in told}
             replaced = {_beside(path, name) for path, footer in look.footers.items() for name, _ in footer.replaces}
             runs: dict[tuple[str, str], set[str]] = defaultdict(set)
-            for path in (look.asked - replaced) | removals.keys():
+            removals: dict[str, Removal] = {}
+            for root, removed in self._removals():
+                for run, paths in removed.ends.items():
+                    if run not in told:
+                        runs[root, run].update(paths)
+                        removals.update(paths)
+            for path in look.asked - replaced:
                 folder, name = os.path.split(path)
                 match = _NAME.fullmatch(name)
                 if match is not None and match["run"] not in told:
