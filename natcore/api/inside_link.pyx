@@ -17,7 +17,7 @@ from natcore.base.headers cimport ETHERNET_BYTES, PROTOCOL_ICMP, IcmpHeader, Ipv
 from natcore.frame cimport Frame
 from natcore.nat.affinity cimport owner_of_frame
 from natcore.nat.pipeline cimport count_sides, translate
-from natcore.packet.verdict cimport INSIDE, OUTBOUND
+from natcore.packet.verdict cimport INSIDE, OUTBOUND, UNTRANSLATED
 from natcore.workers.locks cimport lock, unlock
 from natcore.workers.worker cimport Worker
 
@@ -188,7 +188,7 @@ cdef class InsideLink:
         translate(worker, &one, 1, now_ns)
         count_sides(worker, &one, 1)
         unlock(worker)
-        if one.verdict == OUTBOUND and frame.side == INSIDE:
+        if frame.side == INSIDE and (one.verdict == OUTBOUND or one.verdict == UNTRANSLATED):
             self.note(frame)
         return one.verdict
 

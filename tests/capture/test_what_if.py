@@ -15,12 +15,12 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP, IPerror, IPOption, TCPerror, U
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Raw
 
-from natcore import DnatEntry, Gateway, Link, Policy, SnatEntry, Timeouts, Verdict
+from natcore import DnatEntry, Gateway, Link, NoNatEntry, Policy, SnatEntry, Timeouts, Verdict
 from natcore.capture import pcap
 from natcore.capture.forecast import forecast
 from natcore.capture.pcap import Packet
 from natcore.capture.pcapng import PcapngWriter
-from natcore.capture.prepared import Preparer, joined
+from natcore.capture.prepared import LENGTH_0, SUPER_FRAMES, Preparer, joined
 from natcore.capture.reader import batches
 from natcore.capture.replay import Replay
 from natcore.capture.sides import make_sides
@@ -33,11 +33,15 @@ HOSTS, SERVERS = ("10.0.0.5", "10.0.0.6", "10.0.0.7"), ("198.51.100.7", "198.51.
 PORTS = (1000, 1001, 1002)
 
 
-def gateway(policy: Policy | None = None, timeouts: Timeouts | None = None, dnat: bool = False) -> Gateway:
+def gateway(
+    policy: Policy | None = None, timeouts: Timeouts | None = None, dnat: bool = False, plain: bool = False
+) -> Gateway:
     made = Gateway(seed=1, policy=policy, timeouts=timeouts, max_sessions=2000)
     made.add(SnatEntry("10.0.0.0/24", pool="203.0.113.1"))
     if dnat:
         made.add(DnatEntry("203.0.113.2", 8443, "10.0.0.7", 1002, protocol="tcp"))
+    if plain:
+        made.add(NoNatEntry("10.0.0.0/24", "198.51.100.8/32"))
     return made
 
 
@@ -51,6 +55,7 @@ POLICIES: dict[str, Any] = {
     },
     "short": {"timeouts": Timeouts(udp=120, tcp_transitory=240, icmp=60)},
     "a port is forwarded": {"dnat": True},
+    "a server as it is": {"plain": True},
 }
 
 
@@ -150,6 +155,31 @@ def test_batches_give_what_packets_give(
             assert traffic == (
                 replay.from_vpc.packets, replay.from_vpc.bytes, replay.from_pub.packets, replay.from_pub.bytes
             )  # fmt: skip
+
+
+def test_answers_to_what_is_not_translated_go_where_it_came_from(tmp_path: Path) -> None:
+    path = tmp_path / "x.pcap"
+    out, back = udp("10.0.0.5", "198.51.100.8", 1000, 53), udp("198.51.100.8", "10.0.0.5", 53, 1000)
+    pcap.write(path, [Packet(START_NS, out), Packet(START_NS + 1, back)])
+    (outcome,) = what_if(path, {"x": gateway(plain=True)}, make_sides(["10.0.0.0/24"])).outcomes
+    assert outcome.verdicts == {Verdict.UNTRANSLATED: 2} and not outcome.skipped
+    assert outcome.packets == {"out": 1, "in": 1}
+    assert by_packets(path, {"plain": True})[0].verdicts == outcome.verdicts
+
+
+def test_few_bytes_that_claim_to_be_many_frames_are_prepared_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = bytearray(bytes(Ether() / IP(src="10.0.0.5", dst="198.51.100.7") / TCP(sport=1000, dport=53, flags="A")))
+    frame[16:18] = bytes(2)  # a super-frame's total length
+    path = tmp_path / "x.pcap"
+    path.write_bytes(header() + b"".join(record(bytes(frame), original=60_000) for _ in range(10)))
+    monkeypatch.setattr("natcore.capture.prepared.WINDOW_PACKETS", 100)
+    preparer = Preparer(make_sides(["10.0.0.0/24"]), 1500)
+    (batch,) = batches(path)
+    parts = [len(each) for each in preparer.prepare(batch)]
+    assert sum(parts) == 10 * 42 and max(parts) <= 100 and preparer.frames == 10
+    assert preparer.mended[SUPER_FRAMES] == preparer.mended[LENGTH_0] == 10
 
 
 def udp(source: str, destination: str, sport: int, dport: int, **link: str) -> bytes:
@@ -282,7 +312,7 @@ def test_frames_that_wait_keep_no_other_frames_errors(tmp_path: Path) -> None:
     path = tmp_path / "x.pcap"
     path.write_bytes(header() + record(error) * 3)
     (batch,) = batches(path)
-    frames = Preparer(make_sides(["10.0.0.0/24"]), 1500).prepare(batch)
+    (frames,) = Preparer(make_sides(["10.0.0.0/24"]), 1500).prepare(batch)
     assert list(joined([frames.take(slice(1)), frames.take(slice(2, 3))]).messages) == [0, 2]
 
 

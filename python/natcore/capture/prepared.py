@@ -123,10 +123,7 @@ class Preparer:
         """Yield the frames in order of time, as far as WINDOW_PACKETS reach."""
         waiting: list[Frames] = []
         count, last_ns = 0, -(1 << 63)
-        for batch in batches:
-            part = self.prepare(batch)
-            if not len(part):
-                continue
+        for part in (part for batch in batches for part in self.prepare(batch)):
             if not _is_sorted(part.time_ns):
                 part = part.take(np.argsort(part.time_ns, kind="stable"))
             if waiting and part.time_ns[0] < waiting[-1].time_ns[-1]:
@@ -158,23 +155,34 @@ class Preparer:
             frames.fields["time_ns"] = np.maximum(frames.time_ns, last_ns)
         return frames
 
-    def prepare(self, batch: Batch) -> Frames:
-        """Return a batch's frames, in its order."""
+    def prepare(self, batch: Batch) -> Iterator[Frames]:
+        """Yield a batch's frames, in its order: at once, or in parts where a few captured bytes claim to be very many frames."""
         self.frames += len(batch)
         if batch.longer:
             self.mended[LONGER] += len(batch.longer)
         links = np.array([each.link for each in batch.interfaces], np.uint16)
         named = np.array([self._named(each.name or str(each.number)) for each in batch.interfaces], np.uint8)
-        count = self._core.look(
-            batch.data, batch.start, batch.captured, batch.original, batch.interface, batch.direction, links, named
-        )
-        frames = Frames(np.empty((count, ROW_BYTES), np.uint8), np.empty(count, FRAME))
-        frames.messages = self._core.fill(batch.time_ns, frames.rows, frames.fields)
-        self._count_left_out(len(batch))
-        for name, mended in zip(MENDED, self._core.take_mended(), strict=True):
-            if mended:
-                self.mended[name] += mended
-        return frames
+        waiting = [(0, len(batch))]
+        while waiting:
+            begin, end = waiting.pop()
+            part = slice(begin, end)
+            count = self._core.look(
+                batch.data, batch.start[part], batch.captured[part], batch.original[part], batch.interface[part],
+                batch.direction[part], links, named,
+            )  # fmt: skip
+            if count > WINDOW_PACKETS and end - begin > 1:
+                self._core.take_mended()  # they are looked at again
+                middle = (begin + end) // 2
+                waiting += [(middle, end), (begin, middle)]
+                continue
+            frames = Frames(np.empty((count, ROW_BYTES), np.uint8), np.empty(count, FRAME))
+            frames.messages = self._core.fill(batch.time_ns[part], frames.rows, frames.fields)
+            self._count_left_out(end - begin)
+            for name, mended in zip(MENDED, self._core.take_mended(), strict=True):
+                if mended:
+                    self.mended[name] += mended
+            if count:
+                yield frames
 
     def _named(self, name: str) -> int:
         return _NAMED_INSIDE * (name in self._sides.from_inside) | _NAMED_OUTSIDE * (name in self._sides.from_outside)

@@ -312,7 +312,10 @@ class Replay:
             return verdict
         self.from_vpc.add(headers.length_bytes)
         translated = parse(frame)
-        if translated is not None and verdict == Verdict.OUTBOUND:
+        if translated is not None and verdict in (
+            Verdict.OUTBOUND,
+            Verdict.UNTRANSLATED,
+        ):  # answers go where it came from
             self._hosts[headers.source] = translated.source
             if translated.source_port is not None and headers.source_port is not None:
                 assert headers.destination_port is not None

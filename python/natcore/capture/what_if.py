@@ -271,7 +271,7 @@ class _Run:
             message = readdress_error(message, *outside)
         now = (int(one["time_ns"]) - self._first_ns) / 1e9
         verdict, sent = self._gateway.translate_one(message, side, now)
-        if verdict is Verdict.OUTBOUND and side is Side.INSIDE and sent is not None:
+        if verdict in (Verdict.OUTBOUND, Verdict.UNTRANSLATED) and side is Side.INSIDE and sent is not None:
             self._link.learn_host(int(one["source"]), int.from_bytes(sent[26:30], "big"))
         return verdict
 
