@@ -156,7 +156,7 @@ class Preparer:
         return frames
 
     def prepare(self, batch: Batch) -> Iterator[Frames]:
-        """Yield a batch's frames, in its order: at once, or in parts where a few captured bytes claim to be very many frames."""
+        """Yield a batch's frames, in its order: in parts where a few captured bytes claim to be very many frames."""
         self.frames += len(batch)
         if batch.longer:
             self.mended[LONGER] += len(batch.longer)
