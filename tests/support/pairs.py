@@ -30,7 +30,7 @@ ADDRESSES = {"a": "192.168.77.1", "b": "192.168.77.2", "w": "192.168.77.3"}
 FILE = """
 [gateway]
 instance = "{name}"
-max_sessions = 100000
+max_sessions = {sessions}
 inside = {{ address = "10.0.0.1" }}
 [[snat]]
 source = "10.0.0.0/24"
@@ -61,10 +61,11 @@ class Lab:
     """The network, and the processes in it."""
 
     def __init__(
-        self, network: Network, folder: Path, credentials: Credentials, *, witness: bool, more: str = ""
-    ) -> None:
+        self, network: Network, folder: Path, credentials: Credentials, *, witness: bool, more: str = "",
+        lease: float = LEASE, pool: str = POOL, sessions: int = 100_000,
+    ) -> None:  # fmt: skip
         self.network, self.folder, self.credentials, self.has_witness = network, folder, credentials, witness
-        self._more = more
+        self._more, self._lease, self._pool, self._sessions = more, lease, pool, sessions
         self.processes: dict[str, subprocess.Popen[Any]] = {}
         for one, other in (("in", "lan"), ("out", "wan")):
             self._join(other, one, "eth0")
@@ -103,14 +104,14 @@ class Lab:
         certificate, key, authority = map(str, self.credentials)
         if name == "w":
             return [*command, "witness", "--listen", f"{ADDRESSES['w']}:{PORT}", "--certificate", certificate, "--key", key,
-                    "--authority", authority, "--lease", str(LEASE), "--json"]  # fmt: skip
+                    "--authority", authority, "--lease", str(self._lease), "--json"]  # fmt: skip
         other = "b" if name == "a" else "a"
         text = FILE.format(
-            name=name, other=other, folder=self.folder, pool=POOL, own=ADDRESSES[name], peer=ADDRESSES[other], port=PORT,
+            name=name, other=other, folder=self.folder, pool=self._pool, sessions=self._sessions, own=ADDRESSES[name], peer=ADDRESSES[other], port=PORT,
             certificate=certificate, key=key, authority=authority,
         )  # fmt: skip
         if self.has_witness:
-            text += WITNESSED.format(witness=ADDRESSES["w"], port=PORT, lease=LEASE, prefer=str(name == "a").lower())
+            text += WITNESSED.format(witness=ADDRESSES["w"], port=PORT, lease=self._lease, prefer=str(name == "a").lower())
         file = self.folder / f"{name}.toml"
         file.write_text(text + self._more)
         return [*command, "run", str(file), "--json"]
@@ -157,13 +158,13 @@ class Lab:
 
 
 @contextmanager
-def lab(folder: Path, credentials: Credentials, *, witness: bool = True, more: str = "") -> Iterator[Lab]:
-    """Build it; nothing is started yet."""
+def lab(folder: Path, credentials: Credentials, *, witness: bool = True, **settings: Any) -> Iterator[Lab]:
+    """Build it; nothing is started yet. settings: as for Lab."""
     with Network(f"natcore-pair-{os.getpid()}-", ["in", "a", "b", "out", "w", "sw"]) as network:
         for switch in ("lan", "wan", "mgmt"):
             network.run("sw", ["ip", "link", "add", switch, "type", "bridge"])
             network.run("sw", ["ip", "link", "set", switch, "up"])
-        made = Lab(network, folder, credentials, witness=witness, more=more)
+        made = Lab(network, folder, credentials, witness=witness, **settings)
         try:
             yield made
         finally:
@@ -182,6 +183,7 @@ class Echo:
         self.failed = ""
         self.answered = 0
         self.longest = 0.0  # seconds between two answers
+        self.silent = 0.0, 0.0  # CLOCK_MONOTONIC of those two
         self._last = time.monotonic()
         kind = socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM
         with at(network, "out"):
@@ -246,8 +248,8 @@ class Echo:
             if not data:
                 return
             now = time.monotonic()
-            if self.answered:
-                self.longest = max(self.longest, now - self._last)
+            if self.answered and now - self._last > self.longest:
+                self.longest, self.silent = now - self._last, (self._last, now)
             self._last, self.answered = now, self.answered + len(data)
 
     def goes_on(self) -> bool:

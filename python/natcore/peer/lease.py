@@ -24,11 +24,13 @@ MARGIN = 0.1  # of the duration: what is over that much sooner, a gateway does n
 
 
 class Ballot(NamedTuple):
-    """A voter's answer. granted: the vote is lent to who asked. turn: of the request that it answers."""
+    """A voter's answer. granted: the vote is lent to who asked. turn: of the request that it answers. left: seconds for which
+    it is lent to another one still."""
 
     voter: str
     granted: bool
     turn: int
+    left: float = 0.0
 
 
 class Voter:
@@ -47,7 +49,7 @@ class Voter:
     def ask(self, who: str, turn: int, now: float) -> Ballot:
         """A gateway asks for the vote, or for having it longer."""
         if who != self._holder and now < self._until:
-            return Ballot(self.name, False, turn)
+            return Ballot(self.name, False, turn, self._until - now)
         goes_on = who == self._holder and now < self._until
         self._turn = max(turn, self._turn) if goes_on else turn  # a request that comes late makes no later one void
         self._holder, self._until = who, now + self.duration

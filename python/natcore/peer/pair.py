@@ -107,6 +107,8 @@ class Pair(Closing):
         self._promised = False  # to the other gateway, to stay a standby
         self._heard = time.monotonic()  # the active gateway
         self._started = time.monotonic()
+        self._news = threading.Event()  # for _campaign: there is something to look at
+        self._moments: dict[str, float] = {}  # of the take-over under way: CLOCK_MONOTONIC
         self._counters = dict.fromkeys(
             ("rows_sent", "bytes_sent", "rows_applied", "snapshots_sent", "snapshots_received", "stream_failures",
              "role_changes"), 0,
@@ -137,6 +139,7 @@ class Pair(Closing):
         """Return the gateway that the image has become, not forwarding yet; None: there is none, the owner makes one. Call it
         once `chosen`, then `forwards`."""
         with self._lock:
+            self._moments["chosen"] = time.monotonic()
             self.role = "active"
             self._counters["role_changes"] += 1
             self._step_down_asked.clear()
@@ -146,7 +149,9 @@ class Pair(Closing):
             if not self._standby.is_complete:
                 return None
             elapsed = time.monotonic() - self._heard
-            return self._standby.promote(elapsed=elapsed, grace=REFRESH_EVERY + 1.0)
+            gateway = self._standby.promote(elapsed=elapsed, grace=REFRESH_EVERY + 1.0)
+            self._moments["image"] = time.monotonic()
+            return gateway
 
     def guard(self, gateway: Gateway) -> None:
         """Keep the gateway's planes, before they are opened, from translating when this gateway may not. Call it with what
@@ -159,6 +164,7 @@ class Pair(Closing):
     def forwards(self, gateway: Gateway, stop: Callable[[], object]) -> None:
         """The gateway forwards now. stop: ends that at once, from any thread."""
         with self._lock:
+            self._moments["forwards"] = time.monotonic()
             self._gateway, self._stop_forwarding = gateway, stop
 
     def stopped(self) -> None:
@@ -250,6 +256,13 @@ class Pair(Closing):
             with suppress(Error):  # the feed has just ended
                 found["lag_records"] += waiting()
         return found
+
+    @property
+    def took_over(self) -> dict[str, float]:
+        """Seconds from the last word of the other gateway until votes were "asked" for, this one was "chosen", had its "image"
+        as a gateway, and "forwards"; what the last take-over was without is missing."""
+        with self._lock:
+            return {name: round(moment - self._heard, 4) for name, moment in self._moments.items()}
 
     @property
     def lag_seconds(self) -> float | None:
@@ -472,6 +485,7 @@ class Pair(Closing):
             last = time.monotonic()
             if message.kind == Kind.YIELDED:
                 self._yielded.set()
+                self._news.set()
                 if self._voting is None:
                     self.chosen.set()
                 return
@@ -495,19 +509,23 @@ class Pair(Closing):
         fence = self._fence
         if fence is not None:
             fence.set(_ns(until))
+        self._news.set()
 
     def _campaign(self) -> None:
         """Ask for the votes when the active gateway is silent; make way when another one has them."""
         voting, lease = self._voting, self._settings.lease
         assert voting is not None
         patience = lease * random.uniform(1.0, 1.3)  # of two without an image, that begin at once
-        while not self._closed.wait(lease / 20):
+        while not self._closed.is_set():
+            self._news.wait(lease / 20)
+            self._news.clear()
             now = time.monotonic()
             if self.role == "standby" and not self.chosen.is_set():
                 first = PREFERRED_FIRST if self._settings.prefer else IMAGE_FIRST
                 wait, silence = (0.0, lease * SOON) if self._standby.is_complete else (first, patience)
                 if self._yielded.is_set() or (now - self._heard > silence and now - self._started > wait):
-                    voting.begin()
+                    if voting.begin():
+                        self._moments = {"asked": now}
                 else:
                     voting.end()
                 if voting.until > now:

@@ -21,7 +21,9 @@ from natcore.peer.messages import Kind, Message
 from natcore.peer.server import Server
 
 WITNESS = "witness"  # the name of the third voter
-ROUNDS = 6  # of asking, in one duration of a vote
+ROUNDS = 6  # of asking, in one duration of a vote, at least
+SOONEST = 0.001  # seconds between two requests to a voter, at least
+KEEP_SECONDS = 1.0  # after which who asks for nothing says so: the connection is there, and warm, when it does
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +43,8 @@ class Voting(Closing):
         self._context = credentials.context(server=False)
         self._candidate = Candidate(name, (name, *others), duration)
         self._lock = threading.RLock()
+        self._changed_course = threading.Condition(self._lock)
+        self._course = 0  # a number for each begin and end
         self._closed = threading.Event()
         self._wanted = False
         self._begun = self._pause = 0.0
@@ -56,11 +60,14 @@ class Voting(Closing):
         with self._lock:
             return self._candidate.until()
 
-    def begin(self) -> None:
-        """Ask for votes from now on. Idempotent."""
+    def begin(self) -> bool:
+        """Ask for votes from now on; return whether that was not done yet."""
         with self._lock:
-            if not self._wanted:
-                self._wanted, self._begun = True, time.monotonic()
+            if self._wanted:
+                return False
+            self._wanted, self._begun = True, time.monotonic()
+            self._turn_about()
+            return True
 
     def end(self) -> None:
         """Ask no more, and give back what there is: the gateway has ceased to translate. Idempotent."""
@@ -68,6 +75,21 @@ class Voting(Closing):
             if self._wanted:
                 self._wanted = False
                 self._give_back()
+                self._turn_about()
+
+    def _turn_about(self) -> None:
+        self._course += 1
+        self._changed_course.notify_all()
+
+    def _wait(self, course: int, seconds: float) -> int:
+        """Wait so long, or until voting begins or ends; return the course since. course: as it was."""
+        with self._lock:
+            self._changed_course.wait_for(lambda: self._course != course or self._closed.is_set(), seconds)
+            return self._course
+
+    def _pause_after(self, ballot: Ballot) -> float:
+        """Return when to ask the voter again, in seconds: as soon as its vote is back from another one."""
+        return max(SOONEST, min(self._duration / ROUNDS, ballot.left or self._duration))
 
     def _give_back(self) -> None:
         self._candidate.gives_back()
@@ -91,12 +113,17 @@ class Voting(Closing):
             return True
 
     def _ask_own(self) -> None:
-        while not self._closed.wait(self._duration / ROUNDS):
+        pause, course = 0.0, 0
+        while not self._closed.is_set():
+            course = self._wait(course, pause)
+            pause = self._duration / ROUNDS
             if self._may_ask():
                 with self._lock:
                     name = self._candidate.name
                     turn = self._candidate.asks(name, time.monotonic())
-                    self._hear(*self._server.ask(name, turn))
+                    ballot, holder = self._server.ask(name, turn)
+                    self._hear(ballot, holder)
+                pause = self._pause_after(ballot)
 
     def _hear(self, ballot: Ballot, holder: str | None) -> None:
         with self._lock:
@@ -130,28 +157,39 @@ class Voting(Closing):
             self._closed.wait(self._duration / ROUNDS)
 
     def _ask_over(self, channel: Channel, voter: str) -> None:
-        given_back = 0
-        while not self._closed.wait(self._duration / ROUNDS):
-            back = self._given_back if self._given_back > given_back else 0
+        given_back, course, pause = -1, 0, 0.0
+        said_at = time.monotonic()
+        while not self._closed.is_set():
+            course = self._wait(course, pause)
+            pause = self._duration / ROUNDS
+            back = self._given_back > given_back
             if not back and not self._may_ask():
-                continue
+                if time.monotonic() - said_at < KEEP_SECONDS:
+                    continue
+                back = True
             with self._lock:
-                turn = back or self._candidate.asks(voter, time.monotonic())
-            said = {"who": self._candidate.name, "turn": turn, "back": bool(back)}
+                said_at = time.monotonic()
+                turn = self._given_back if back else self._candidate.asks(voter, said_at)
+            said = {"who": self._candidate.name, "turn": turn, "back": back}
             channel.send(Message(Kind.ASK, 0, 0, json.dumps(said).encode()))
             answer = channel.receive(self._duration)
             if answer is None:
                 raise PeerError(f"{voter} does not answer")
             ballot, holder = _ballot(answer, voter)
-            given_back = max(given_back, back)
-            if not back:
+            if back:
+                given_back = turn
+                self.holders[voter] = holder
+            else:
                 self._hear(ballot, holder)
+                pause = self._pause_after(ballot)
 
     def close(self) -> None:
         """Give back the votes, and ask no more. Idempotent."""
         if not self._closed.is_set():
             self.end()
         self._closed.set()
+        with self._lock:
+            self._turn_about()
         for thread in self._threads:
             thread.join()
 
@@ -164,7 +202,7 @@ def _ballot(message: Message, voter: str) -> tuple[Ballot, str | None]:
             said = json.loads(bytes(message.body))
     if not (
         isinstance(said, dict) and isinstance(said.get("granted"), bool) and type(said.get("turn")) is int
-        and isinstance(said.get("holder"), str | None)
+        and isinstance(said.get("holder"), str | None) and type(said.get("left")) in (int, float)
     ):  # fmt: skip
         raise PeerError(f"the answer of {voter} is none")
-    return Ballot(voter, said["granted"], said["turn"]), said["holder"]
+    return Ballot(voter, said["granted"], said["turn"], said["left"]), said["holder"]

@@ -327,10 +327,12 @@ class Service:
         if self.pair is None:
             return
         self.pair.forwards(gateway, plane.stop)
+        forwards = time.monotonic()
         standing, self._standing = self._standing, None
         if standing is not None:
             standing.replaced()
-        self._report("role", {"role": "active", "name": self.pair.name, "sessions": gateway.counters()["sessions"]})
+        told = {"role": "active", "name": self.pair.name, "sessions": gateway.counters()["sessions"]}
+        self._report("role", {**told, **self.pair.took_over, "monotonic": forwards})
 
     def _let_the_standby_take_over(self) -> None:
         """Before an end that was asked for; without a standby there is nothing to do."""

@@ -1,0 +1,154 @@
+"""How long packets wait when the active gateway of a pair is killed: `python benchmarks/failover.py --sessions 1000000`, as root.
+
+Two `natcore run`, a witness, an inside and an outside host in network namespaces. The active one has so many idle UDP sessions,
+opened by packets, which the standby has as well; a UDP flow has a packet each millisecond, and a TCP connection a byte each
+five; then the active one is killed (SIGKILL). What happened until packets go again is told in milliseconds after that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import statistics
+import struct
+import sys
+import tempfile
+import time
+from ipaddress import IPv4Address
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+
+from natcore.testing import craft
+from support.certificates import made
+from support.netns import SERVER, at, ping, until
+from support.pairs import LEASE, Echo, Lab, lab
+
+SECONDS = 240.0  # that a process has to start, or an image to come
+PER_HOST = 4000  # sessions of an inside host
+POOL_FIRST, PER_ADDRESS = 100, 50_000  # of the outside addresses 198.18.0.x
+SINK = 9  # the outside host's port that the idle sessions are to
+PAUSE_EVERY = 256  # frames, so that no ring runs over
+ROUTER = IPv4Address("10.0.0.1").packed
+ETH_P_ARP, SO_TIMESTAMPNS = 0x0806, 35
+
+
+class Announcements:
+    """Gratuitous ARP of the inside hosts' router, as the inside host hears it."""
+
+    def __init__(self, found: Lab) -> None:
+        with at(found.network, "in"):
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ARP))
+        self._socket.bind(("eth0", ETH_P_ARP))
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+
+    def first(self, after: float) -> float | None:
+        """When the first one came after a moment of CLOCK_MONOTONIC."""
+        offset = time.time() - time.monotonic()
+        self._socket.setblocking(False)
+        try:
+            while True:
+                frame, ancillary, _, _ = self._socket.recvmsg(64, 64)
+                seconds, nanoseconds = struct.unpack("@qq", ancillary[0][2][:16])
+                came = seconds + nanoseconds / 1e9 - offset
+                if came > after and frame[28:32] == ROUTER == frame[38:42]:
+                    return came
+        except BlockingIOError:
+            return None
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def fill(found: Lab, sessions: int) -> None:
+    """Open the idle sessions: one datagram each, from hosts of the inside network."""
+    network = found.network
+    with at(network, "out"):
+        sink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sink.bind((SERVER, SINK))
+    with at(network, "in"):
+        out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    out.bind(("eth0", 0))
+    router = network.run("in", ["ip", "neigh", "show", "10.0.0.1"]).stdout.split()
+    mac = bytes.fromhex(router[router.index("lladdr") + 1].replace(":", ""))
+    with sink, out:
+        opened = 0
+        while opened < sessions:  # those that a ring could not take are sent again
+            for number in range(sessions):
+                host, port = f"10.0.0.{3 + number // PER_HOST}", 1024 + number % PER_HOST
+                frame = craft.ether(craft.udp((host, port), (SERVER, SINK), no_checksum=True))
+                out.send(mac + frame[6:])
+                if number % PAUSE_EVERY == 0:
+                    time.sleep(0.002)
+            opened = found.ask("a", "status")["sessions"]
+
+
+def fail_over(found: Lab, sessions: int) -> tuple[float, float]:
+    """Kill the active one of two that are in step; the seconds of UDP and TCP without an answer."""
+    flows = [Echo(found.network, tcp=False, every=0.001), Echo(found.network, tcp=True)]
+    assert all(flow.goes_on() for flow in flows)
+    until(lambda: found.follows("b") and found.ask("a", "status")["peer"]["counters"]["lag_records"] < 100, SECONDS)
+    time.sleep(3.0)  # the machine has nothing else to do, and ARP entries may be overridden (locktime)
+    announcements = Announcements(found)
+    for flow in flows:
+        flow.longest = 0.0
+    before = len(found.told("b", "role"))
+    killed = time.monotonic()
+    found.kill("a")
+    assert all(flow.goes_on() for flow in flows), [flow.failed for flow in flows]
+    until(lambda: len(found.told("b", "role")) > before)
+    told = found.told("b", "role")[-1]
+    assert told["sessions"] > sessions, told
+    heard = told["monotonic"] - told["forwards"]
+    moments = {"the standby's last word of it": heard}
+    moments |= {says: heard + told[name] for name, says in STEPS.items() if name in told}
+    announced = announcements.first(killed)
+    if announced is not None:
+        moments["gratuitous ARP at the inside host"] = announced
+    for flow, what in zip(flows, ("UDP", "TCP"), strict=True):
+        moments[f"{what}: last answer"], moments[f"{what}: first answer"] = flow.silent
+    for what, moment in sorted(moments.items(), key=lambda each: each[1]):
+        print(f"{(moment - killed) * 1000:8.1f} ms  {what}")
+    print(f"without an answer: UDP {flows[0].longest * 1000:.0f} ms, TCP {flows[1].longest * 1000:.0f} ms", flush=True)
+    assert [flow.finish() for flow in flows] == ["", ""]
+    announcements.close()
+    return flows[0].longest, flows[1].longest
+
+
+STEPS = {
+    "asked": "votes are asked for",
+    "chosen": "a majority of votes",
+    "image": "the image is a gateway",
+    "forwards": "the planes forward",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sessions", type=int, default=1_000_000, help="idle ones, at most 988,000 of 247 hosts")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--lease", type=float, default=LEASE)
+    arguments = parser.parse_args()
+    sessions = min(arguments.sessions, 247 * PER_HOST)
+    addresses = 1 + sessions // PER_ADDRESS
+    pool = f"198.18.0.{POOL_FIRST}-198.18.0.{POOL_FIRST + addresses - 1}"
+    outages = []
+    for _ in range(arguments.rounds):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            with lab(folder, made(folder), pool=pool, sessions=sessions + 10_000, lease=arguments.lease) as found:
+                for each in ("w", "a"):
+                    found.start(each)
+                until(lambda: found.role("a") == "active", SECONDS)
+                assert ping(found.network, "in", SERVER)
+                fill(found, sessions)
+                found.start("b")
+                until(lambda: found.follows("b"), SECONDS)
+                outages.append(fail_over(found, sessions))
+    for what, seconds in zip(("UDP", "TCP"), zip(*outages, strict=True), strict=True):
+        print(f"{what}: median {statistics.median(seconds) * 1000:.0f} ms, {len(seconds)} rounds: "
+              + ", ".join(f"{each * 1000:.0f}" for each in seconds))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
