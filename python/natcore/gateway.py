@@ -1247,6 +1247,7 @@ class Gateway(Closing):
         self, sink: Sink, *, name: str | None = None, spool: str | os.PathLike[str] | None = None,
         delivery: DeliveryPolicy | None = None, redact_destination: bool = False, rows: choices.LogRows = "all",
         refusals: bool = False, labels: LabelSource | None = None, on_failure: choices.OnFailure = "forward",
+        at_once: bool = True,
     ) -> SessionLog:  # fmt: skip
         """Start a session log into a sink; several logs get the same rows with the same numbers.
 
@@ -1273,6 +1274,9 @@ class Gateway(Closing):
             program may give Labels or a function (`CalledLabels`), which the delivering thread calls. None: no labels.
         on_failure
             Of the spool or the sink at the start: "forward", the log goes on trying; "refuse", an error.
+        at_once
+            Whether the spool is open when this returns; False: the log's own thread opens it, which may wait for the disk, and
+            rows wait in memory until then.
 
         Returns
         -------
@@ -1283,7 +1287,8 @@ class Gateway(Closing):
         ------
         ConfigurationError
             A name or a sink is in use, the region is another one (contract R6), the sink takes no rows of port blocks, or
-            of refusals, or no labels, where they are asked for, or on_failure="refuse" and it does not work.
+            of refusals, or no labels, where they are asked for, or on_failure="refuse" and it does not work, or at_once=False
+            with it.
         CapacityError
             The system has no thread left.
         """
@@ -1302,7 +1307,7 @@ class Gateway(Closing):
             feeds = self._event_feeds() if check_choice("refusals", refusals, (True, False)) else None
         return self._collector.start(
             sink, name=name, spool=spool, delivery=delivery, redact_destination=redact_destination,
-            rows=rows, refusals=feeds, labels=labels, on_failure=on_failure,
+            rows=rows, refusals=feeds, labels=labels, on_failure=on_failure, at_once=at_once,
         )  # fmt: skip
 
     def stop_session_log(self, log: SessionLog, timeout: float = 10.0) -> int:

@@ -284,6 +284,35 @@ def test_a_spool_that_cannot_be_used_at_the_start_is_used_as_soon_as_it_can(
         assert log.counters()["lost"] == 0
 
 
+def test_a_spool_may_be_opened_by_the_logs_own_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the start does not wait for the disk; no row is lost, and none overtakes those that the spool has from before."""
+    from natcore import Side, SnatEntry
+    from natcore.sessionlog.session_log import SessionLog
+
+    may_open = threading.Event()
+    opens = SessionLog._open_spool
+
+    def waits(self: SessionLog, *arguments: object) -> object:
+        assert may_open.wait(60)
+        return opens(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SessionLog, "_open_spool", waits)
+    sink = MemorySink()
+    with Gateway() as made:
+        made.add(SnatEntry("10.0.0.0/16", pool="198.18.0.100"))
+        with pytest.raises(ConfigurationError, match="at_once must be True"):
+            made.start_session_log(MemorySink(), name="audit", spool=tmp_path, on_failure="refuse", at_once=False)
+        log = made.start_session_log(sink, name="audit", spool=tmp_path / "spool", at_once=False)
+        made.translate_one(frame(), Side.INSIDE, 1.0)
+        made.end(protocol="udp")
+        until(lambda: log.counters()["queued"] > 0)
+        assert not sink.rows()
+        may_open.set()
+        until(lambda: len(sink.rows()) > 0)
+        made.stop_session_log(log)
+        assert (log.counters()["lost"], log.counters()["queued"]) == (0, 0)
+
+
 class Unopened(MemorySink):
     def open(self) -> None:
         raise DeliveryError("PermissionDenied", "no folder to write in")

@@ -69,10 +69,11 @@ class LogSettings:
         with Problems(self.source).named(self.key, self.raw):
             return self.sink(**self.arguments)
 
-    def start(self, gateway: Gateway) -> Any:
-        """Start the session log. Raises SettingsError."""
+    def start(self, gateway: Gateway, *, at_once: bool = True) -> Any:
+        """Start the session log. at_once: with its spool, which on_failure = "refuse" asks for anyway. Raises SettingsError."""
+        at_once = at_once or self.options.get("on_failure") == "refuse"
         with Problems(self.source).named(self.key, self.raw):
-            return gateway.start_session_log(self.sink(**self.arguments), **self.options)
+            return gateway.start_session_log(self.sink(**self.arguments), **self.options, at_once=at_once)
 
 
 @dataclass(frozen=True, slots=True)

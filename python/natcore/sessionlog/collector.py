@@ -245,6 +245,7 @@ class Collector:
         refusals: EventFeeds | None = None,
         labels: LabelSource | None = None,
         on_failure: OnFailure = "forward",
+        at_once: bool = True,
     ) -> SessionLog:
         """A new log, that counts from now. Open windows stay open where other logs run; this log's first rows of them
         count from the start.
@@ -256,6 +257,7 @@ class Collector:
         labels: of inside addresses, for the rows; None: without labels.
         on_failure: of the spool or the destination at the start. "forward": the log runs without it, and goes on trying;
         "refuse": an error, where it does not work within START_SECONDS. Later failures cost no packet either way.
+        at_once: the spool is opened here; False: by the log's own thread, rows wait in memory until then.
         Rows that no log was there for and that `take_records` has not taken are dropped, counted `unclaimed`.
         Raises ConfigurationError: billing by specification, another region (contract R6), a name or a sink in use;
         CapacityError: the system has no thread left.
@@ -270,6 +272,8 @@ class Collector:
             if spool is not None:
                 spool = check_path("spool", spool)
             check_choice("on_failure", on_failure, ON_FAILURE)
+            if not check_choice("at_once", at_once, (True, False)) and on_failure == "refuse":
+                raise ConfigurationError("at_once must be True with on_failure='refuse', got False")
             self._claim(sink, name)
             goes_on = name in self._going_on
             self._going_on.discard(name)
@@ -284,6 +288,7 @@ class Collector:
                 refusals=refusals is not None,
                 labels=labels,
                 goes_on=goes_on,
+                at_once=at_once or not self._has_threads,
             )
             is_first = not self._logs
             is_new = not (self._core.next_number or self._core.journal_lost or self._core.journal_waiting)
@@ -344,7 +349,7 @@ class Collector:
 
     def _make(
         self, sink: Sink, name: str, spool: str | os.PathLike[str] | None, policy: DeliveryPolicy, redact: bool,
-        rows: LogRows, on_failure: OnFailure, *, refusals: bool, labels: LabelSource | None, goes_on: bool,
+        rows: LogRows, on_failure: OnFailure, *, refusals: bool, labels: LabelSource | None, goes_on: bool, at_once: bool,
     ) -> SessionLog:  # fmt: skip
         made_ns, complete_ns = self._core.now_ns, self._core.complete_ns
         oldest_ns = self._windows.look()
@@ -354,8 +359,7 @@ class Collector:
                 policy=policy, beat=self._beat(oldest_ns, made_ns, complete_ns), check=self._check_sink, collect=self.step,
                 end=self.stop, connect=self._intakes.__setitem__,
                 redact_destination=redact, rows=rows, refusals=refusals, labels=labels, on_failure=on_failure,
-                goes_on=goes_on,
-                clock=self._clock, wall=self._wall, chance=self._chance,
+                goes_on=goes_on, at_once=at_once, clock=self._clock, wall=self._wall, chance=self._chance,
             )  # fmt: skip
         except OSError as error:
             raise ConfigurationError(f"spool must be a writable folder, got {show(spool)}: {error}") from error

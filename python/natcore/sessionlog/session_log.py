@@ -37,6 +37,7 @@ from natcore.sinks.base import Batch, Records, Sink
 
 _log = logging.getLogger(__name__)
 _MEMORY_ROWS = 1 << 20  # 96 MB: what waits in memory at most, and four batches in any case
+CANNOT_BE_USED = "the spool %s cannot be used: %s; rows wait in memory, and it is tried again"
 _SPOOL_RETRY_SECONDS = 1.0
 _THREAD_RETRY_SECONDS = 1.0
 _STOP_SECONDS = 5.0  # for a sink that is changed to let go
@@ -139,6 +140,7 @@ class SessionLog:
         labels: LabelSource | None = None,
         on_failure: OnFailure = "forward",
         goes_on: bool = False,
+        at_once: bool = True,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         chance: random.Random | None = None,
@@ -164,15 +166,18 @@ class SessionLog:
         self._ledger = Ledger(wall)
         self._dead_letters = DeadLetters(spool, policy.spool_bytes) if spool else None
         self._spool: Spool | None = None
-        self._unopened: tuple[Path, Beat] | None = None  # a spool that could not be opened; it is tried again
-        if spool is not None:
+        self._unopened: tuple[Path, Beat] | None = None  # a spool that is not open yet; it is tried again
+        self._opens_later = spool is not None and not at_once  # for the first time, by the thread that writes it
+        if spool is not None and not at_once:
+            self._unopened = (spool, beat)
+        elif spool is not None:
             try:
                 self._spool = self._open_spool(spool, identity, beat)
             except OSError as error:
                 if on_failure == "refuse":
                     raise
                 self._unopened = (spool, beat)
-                _log.error("the spool %s cannot be used: %s; rows wait in memory, and it is tried again", spool, error)
+                _log.error(CANNOT_BE_USED, spool, error)
         self._spool_broken = self._unopened is not None
         self._baseline: Baseline | None = None
         self._beat: Beat | None = None  # to be noted when every row before it is in the spool
@@ -360,6 +365,7 @@ class SessionLog:
         self._ledger = Ledger(self._wall)
         self._buffer = Buffer(self._identity.instance, self._identity.vpc_id, self._identity.run, 1, self._ledger)
         self._spool = self._unopened = self._dead_letters = self._baseline = self._beat = None
+        self._opens_later = False
         self._wake_sender, self._wake_writer, self._ending = threading.Event(), threading.Event(), threading.Event()
         self._control = threading.RLock()
         self._stopping = self._stopped = True
@@ -452,12 +458,18 @@ class SessionLog:
     def _open_again(self) -> bool:
         assert self._unopened is not None
         folder, beat = self._unopened
+        is_first = self._opens_later
         try:
             self._spool = self._open_spool(folder, self._identity, beat)
-        except (OSError, Error):
+        except (OSError, Error) as error:
+            self._opens_later = False
+            if is_first:
+                _log.error(CANNOT_BE_USED, folder, error)
+                self._wake_sender.set()
             return False
-        self._unopened, self._spool_broken = None, False
-        _log.warning("the spool %s can be used now", folder)
+        self._unopened, self._spool_broken, self._opens_later = None, False, False
+        if not is_first:
+            _log.warning("the spool %s can be used now", folder)
         self._wake_sender.set()
         return True
 
@@ -549,6 +561,8 @@ class SessionLog:
 
     def _sources(self) -> list[Source]:
         """In order: what is on disk, then what is in memory, where there is no spool or it takes nothing."""
+        if self._opens_later:
+            return []
         if self._spool is None:
             return [Source(self._buffer, "queued")]
         spooled = Source(self._spool, "spooled")
