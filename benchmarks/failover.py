@@ -1,4 +1,4 @@
-"""How long packets wait when the active gateway of a pair is killed: `python benchmarks/failover.py --sessions 1000000`, as root.
+"""How long packets wait when the active gateway of a pair is killed: `python benchmarks/failover.py`, as root.
 
 Two `natcore run`, a witness, an inside and an outside host in network namespaces. The active one has so many idle UDP sessions,
 opened by packets, which the standby has as well; a UDP flow has a packet each millisecond, and a TCP connection a byte each
@@ -25,8 +25,9 @@ from support.netns import SERVER, at, ping, until
 from support.pairs import LEASE, Echo, Lab, lab
 
 SECONDS = 240.0  # that a process has to start, or an image to come
-PER_HOST = 4000  # sessions of an inside host
-POOL_FIRST, PER_ADDRESS = 100, 50_000  # of the outside addresses 198.18.0.x
+PER_HOST, FIRST_PORT = 4000, 1024  # sessions of an inside host
+SOURCE_PORT_AT = 34  # in a frame
+POOL_FIRST, PER_ADDRESS = 100, 20_000  # of the outside addresses 198.18.0.x: a host has all its ports of one
 SINK = 9  # the outside host's port that the idle sessions are to
 PAUSE_EVERY = 256  # frames, so that no ring runs over
 ROUTER = IPv4Address("10.0.0.1").packed
@@ -75,12 +76,16 @@ def fill(found: Lab, sessions: int) -> None:
         opened = 0
         while opened < sessions:  # those that a ring could not take are sent again
             for number in range(sessions):
-                host, port = f"10.0.0.{3 + number // PER_HOST}", 1024 + number % PER_HOST
-                frame = craft.ether(craft.udp((host, port), (SERVER, SINK), no_checksum=True))
-                out.send(mac + frame[6:])
+                host, port = divmod(number, PER_HOST)
+                if port == 0:
+                    first = craft.udp((f"10.0.0.{3 + host}", FIRST_PORT), (SERVER, SINK), no_checksum=True)
+                    frame = bytearray(mac + craft.ether(first)[6:])
+                struct.pack_into(">H", frame, SOURCE_PORT_AT, FIRST_PORT + port)
+                out.send(frame)
                 if number % PAUSE_EVERY == 0:
-                    time.sleep(0.002)
+                    time.sleep(0.001)
             opened = found.ask("a", "status")["sessions"]
+            print(f"{opened:,} sessions", flush=True)
 
 
 def fail_over(found: Lab, sessions: int) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """A plane's loop as Python controls it: configuration in, counters and requests out. Packets do not come here."""
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
@@ -24,7 +24,9 @@ from natcore.io.io_loop cimport clear_errors, clock_of, drop_pending, drain_fd, 
 from natcore.io.loop_state cimport (
     OTHER_WORKER, ANYWHERE, INTERFACES_MOST, RESOLVE_REQUESTS, VIEWS_MOST, Interface, Loop, ResolveRequest,
 )
-from natcore.base.compiler cimport bswap32, fetch_add, load_acquire, load_relaxed, load_relaxed64, store_relaxed, store_release
+from natcore.base.compiler cimport (
+    bswap32, fetch_add, load_acquire, load_relaxed, load_relaxed64, store_relaxed, store_relaxed64, store_release,
+)
 from natcore.base.sentinels cimport NONE
 from natcore.workers.worker cimport Worker
 from natcore.packet.verdict cimport INSIDE, OUTSIDE
@@ -56,7 +58,7 @@ cdef class PlaneLoop:
         self.loop.worker = <Worker*>PyCapsule_GetPointer(capsule, "natcore.Worker")
         self.loop.worker.monotonic_clock = self.loop.worker.shared.count > 1
         self.loop.announced = OTHER_WORKER if self.loop.worker.number else 0     # only the first worker's loop announces
-        self.loop.offset_ns = offset_ns
+        self.loop.offset_ns = <uint64_t>offset_ns
         self.loop.wake_fd, self.loop.requests_fd = wake_fd, requests_fd
         self.loop.count = interfaces
         self.loop.generated = <uint8_t*>calloc(1, FRAME_CAPACITY)
@@ -309,6 +311,13 @@ cdef class PlaneLoop:
             self.loop.mtus[number] = mtu
             update_mtus(self.loop)
             self._outdate()
+            self._unlock()
+
+    def set_offset(self, int64_t offset_ns) -> None:
+        """Sets the gateway's clock anew, minus monotonic. Call it while a fence is closed: no packet is under way."""
+        with nogil:
+            self._lock()
+            store_relaxed64(&self.loop.offset_ns, <uint64_t>offset_ns)
             self._unlock()
 
     def announce(self) -> None:

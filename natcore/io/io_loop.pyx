@@ -95,7 +95,7 @@ cdef void drain_fd(int fd) noexcept nogil:
 
 cdef uint64_t clock_of(const Loop* loop) noexcept nogil:
     """The gateway's clock, ns."""
-    return <uint64_t>(<int64_t>monotonic_ns() + loop.offset_ns)
+    return monotonic_ns() + load_relaxed64(&loop.offset_ns)
 
 
 cdef inline bint is_fenced(const Loop* loop) noexcept nogil:
@@ -491,7 +491,7 @@ cdef void flush_all(Loop* loop) noexcept nogil:
 cdef void run_timers(Loop* loop) noexcept nogil:
     """Runs timers: sweep, pending frames, announcements, generated frames."""
     cdef uint64_t now_ns = clock_of(loop), elapsed_ns
-    store_relaxed64(&loop.turned_ns, <uint64_t>(<int64_t>now_ns - loop.offset_ns))
+    store_relaxed64(&loop.turned_ns, now_ns - load_relaxed64(&loop.offset_ns))
     if now_ns - loop.timers_ns < TIMERS_NS and not load_acquire(&loop.learned):
         return
     elapsed_ns = now_ns - loop.timers_ns
@@ -553,7 +553,7 @@ cdef void wait_for_work(Loop* loop) noexcept nogil:
         fds[loop.count + 1 + i].events = POLLIN
     fds[loop.count].fd = loop.wake_fd
     fds[loop.count].events = POLLIN
-    announces = load_relaxed(&loop.announced) <= load_relaxed(&loop.worker.mappings.ports.count)
+    announces = load_relaxed(&loop.announced) <= load_relaxed(&loop.worker.mappings.ports.count) and not is_fenced(loop)
     if poll(fds, 2 * loop.count + 1, BUSY_MS if loop.pending.frames or announces else IDLE_MS) <= 0:
         return
     for i in range(loop.count):

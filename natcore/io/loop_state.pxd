@@ -53,7 +53,7 @@ cdef struct Loop:
     int requests_fd             # eventfd, written here: there are requests
     uint32_t stop
     uint32_t park               # the control side wants the loop to return
-    int64_t offset_ns           # gateway's clock - CLOCK_MONOTONIC
+    uint64_t offset_ns          # atomic: gateway's clock - CLOCK_MONOTONIC, modulo 2^64
     uint64_t timers_ns
     uint64_t turned_ns          # atomic: CLOCK_MONOTONIC at the last turn; 0: none yet
     uint32_t serve_first        # interface to serve first

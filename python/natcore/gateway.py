@@ -1244,10 +1244,9 @@ class Gateway(Closing):
     # ---- the session log --------------------------------------------------------------------------------------------
 
     def start_session_log(
-        self, sink: Sink, *, name: str | None = None, spool: str | os.PathLike[str] | None = None,
+        self, sink: Sink, *, name: str | None = None, spool: str | os.PathLike[str] | None = None, at_once: bool = True,
         delivery: DeliveryPolicy | None = None, redact_destination: bool = False, rows: choices.LogRows = "all",
         refusals: bool = False, labels: LabelSource | None = None, on_failure: choices.OnFailure = "forward",
-        at_once: bool = True,
     ) -> SessionLog:  # fmt: skip
         """Start a session log into a sink; several logs get the same rows with the same numbers.
 

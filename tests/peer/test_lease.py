@@ -151,6 +151,16 @@ def test_a_vote_that_is_given_back_is_lent_at_once() -> None:
     assert voters["witness"].holder(0.02) == "b"
 
 
+def test_a_voter_tells_when_its_vote_is_back_and_lends_it_then() -> None:
+    voter = Voter("witness", DURATION, -1.0)
+    assert voter.ask("a", 1, 0.0).left == 0.0
+    refused = voter.ask("b", 1, 0.1)
+    assert not refused.granted
+    assert refused.left == pytest.approx(0.2)
+    assert not voter.ask("b", 2, 0.1 + refused.left - 0.001).granted
+    assert voter.ask("b", 3, 0.1 + refused.left).granted
+
+
 def test_a_voter_that_was_started_anew_waits() -> None:
     voters = {name: Voter(name, DURATION, 0.0) for name in NAMES}
     a = Candidate("a", NAMES, DURATION)

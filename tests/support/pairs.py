@@ -107,11 +107,13 @@ class Lab:
                     "--authority", authority, "--lease", str(self._lease), "--json"]  # fmt: skip
         other = "b" if name == "a" else "a"
         text = FILE.format(
-            name=name, other=other, folder=self.folder, pool=self._pool, sessions=self._sessions, own=ADDRESSES[name], peer=ADDRESSES[other], port=PORT,
-            certificate=certificate, key=key, authority=authority,
+            name=name, other=other, folder=self.folder, pool=self._pool, sessions=self._sessions, own=ADDRESSES[name],
+            peer=ADDRESSES[other], port=PORT, certificate=certificate, key=key, authority=authority,
         )  # fmt: skip
         if self.has_witness:
-            text += WITNESSED.format(witness=ADDRESSES["w"], port=PORT, lease=self._lease, prefer=str(name == "a").lower())
+            text += WITNESSED.format(
+                witness=ADDRESSES["w"], port=PORT, lease=self._lease, prefer=str(name == "a").lower()
+            )
         file = self.folder / f"{name}.toml"
         file.write_text(text + self._more)
         return [*command, "run", str(file), "--json"]

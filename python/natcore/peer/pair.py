@@ -55,6 +55,7 @@ SOON = (
     0.5  # of the lease: a silence after which the standby asks for votes; it gets none before the active one's are over
 )
 IMAGE_FIRST = 3.0  # seconds by which a gateway without an image lets the other one go first
+FOR_EVER = 0  # of a Fence
 PREFERRED_FIRST = 1.0  # the same for the one that is to go first where neither has one
 
 _log = logging.getLogger(__name__)
@@ -153,13 +154,23 @@ class Pair(Closing):
             self._moments["image"] = time.monotonic()
             return gateway
 
+    @property
+    def image(self) -> Gateway | None:
+        """The gateway that `take_over` would return, which rows are applied to until then; None: there is none. Planes may be
+        opened for it once it was held."""
+        return self._standby.image
+
+    @staticmethod
+    def hold(image: Gateway) -> None:
+        """Keep the planes of an image from translating, until `guard`."""
+        Fence(parts_of(image).core.workers).set(_ns(float("-inf")))
+
     def guard(self, gateway: Gateway) -> None:
-        """Keep the gateway's planes, before they are opened, from translating when this gateway may not. Call it with what
-        `take_over` returned, or was made instead."""
+        """Let the gateway's planes translate from now on, while this gateway may. Call it with what `take_over` returned, or
+        was made instead, before planes are opened that were not opened for the image."""
         with self._lock:
             self._fence = Fence(parts_of(gateway).core.workers)
-            if self._voting is not None:
-                self._fence.set(_ns(self._voting.until))
+            self._fence.set(FOR_EVER if self._voting is None else _ns(self._voting.until))
 
     def forwards(self, gateway: Gateway, stop: Callable[[], object]) -> None:
         """The gateway forwards now. stop: ends that at once, from any thread."""

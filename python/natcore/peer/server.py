@@ -98,7 +98,13 @@ class Server(Closing):
             heard = time.monotonic()
             who, turn, back = asked_of(message)
             ballot, holder = self.ask(who, turn, back=back)
-            said = {"voter": ballot.voter, "granted": ballot.granted, "turn": turn, "holder": holder, "left": ballot.left}
+            said = {
+                "voter": ballot.voter,
+                "granted": ballot.granted,
+                "turn": turn,
+                "holder": holder,
+                "left": ballot.left,
+            }
             channel.send(Message(Kind.VOTE, 0, 0, json.dumps(said).encode()))
 
     def ask(self, who: str, turn: int, *, back: bool = False) -> tuple[Ballot, str | None]:

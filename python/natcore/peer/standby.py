@@ -42,6 +42,12 @@ class Standby:
         return self._image is not None
 
     @property
+    def image(self) -> Gateway | None:
+        """The gateway that would take over; it is `receive`'s until then. None: there is none yet."""
+        image = self._image
+        return None if image is None else image.gateway
+
+    @property
     def evicted(self) -> int:
         """Sessions of the image that made way for a newer row, before their own end was told."""
         return 0 if self._image is None else self._image.core.evicted

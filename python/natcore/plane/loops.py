@@ -128,6 +128,10 @@ class Loops:
         for loop in self._loops:
             loop.learn(number, address, mac, failed)
 
+    def set_offset(self, offset_ns: int) -> None:
+        for loop in self._loops:
+            loop.set_offset(offset_ns)
+
     def announce(self) -> None:
         self._loops[0].announce()  # once, not by each
 

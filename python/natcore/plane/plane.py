@@ -81,7 +81,8 @@ class Plane:
 
     It is a context manager. The gateway's clock runs with CLOCK_MONOTONIC; its epoch is set from the system's clock at
     the start. Where a `Link` has no mtu or address, the gateway takes each interface's own. left: what another process's plane
-    has left (`leave`), to go on with as far as it fits.
+    has left (`leave`), to go on with as far as it fits. standing_by: everything is opened for a gateway that a `Fence` keeps
+    from translating, and that others change, until `activate`.
     """
 
     inside = ReadOnly[tuple[str, ...]]("The names of its inside interfaces.")
@@ -101,6 +102,7 @@ class Plane:
         block_when_stopped: bool | None = None,
         left: LeftPlane | None = None,
         fast_path: bool | int = False,
+        standing_by: bool = False,
     ) -> None:
         self._closed_fds = True
         self._inside, self._outside, self._cpus = check_arguments(
@@ -116,6 +118,7 @@ class Plane:
         self._parts = parts = parts_of(gateway)
         self._core = parts.core
         self._threads = threads
+        self._standing_by = standing_by
         self._driver = driver
         self._at_once = favour == "latency"
         self._offload_most = min(gateway.max_sessions, OFFLOADED_MOST if fast_path is True else int(fast_path))
@@ -401,6 +404,21 @@ class Plane:
         self._watcher.stop()
         _alive.discard(self)
 
+    def activate(self, *, block_when_stopped: bool | None = None) -> None:
+        """The gateway, which stood by, is to translate, and no one else changes it any more. Call it before its fence opens,
+        and `announce` after. block_when_stopped: as for `Gateway.forward`."""
+        self._block_when_stopped, self._standing_by = block_when_stopped, False
+        clocks = self._read_clocks()
+        self._loops.set_offset(self._offset_ns)
+        self._parts.set_epoch_ns(clocks.real - clocks.monotonic - self._offset_ns)
+        wanted = {wire for _, wire in self._parts.table.outside()}
+        if self._parts.table.follows or wanted.intersection(self._outside_own):
+            self._watcher.settle()  # it follows this host's addresses and sockets; else it does so with its next tick
+
+    def announce(self) -> None:
+        """Tell the links at once, by gratuitous ARP, where the gateway's own and its outside addresses are."""
+        self._loops.announce()
+
     def leave(self) -> LeftPlane:
         """Stop as `stop` does, but leave the kernel block as it is, the interfaces' locks, and their rings (driver af_packet),
         in which packets wait, for a plane of another process. Raises Error: it has stopped."""
@@ -439,16 +457,22 @@ class Plane:
         self._poll.register(self._end_fd, select.EPOLLIN)
         groups = (self._numbers[:-1], self._numbers[-1:], self._numbers)  # by Side, and all
         self._watcher = Watcher((*self.inside, self.outside), groups, self._listener())
-        now_ns = self._core.now_ns
-        clocks = machine_clock.read()
-        self._offset_ns = offset_ns = now_ns - clocks.monotonic  # the gateway's clock less CLOCK_MONOTONIC
-        self._loops = Loops(self._core, self._gateway.workers, len(self._numbers), offset_ns, self._watcher.requests_fd)
+        clocks = self._read_clocks()
+        workers, requests_fd = self._gateway.workers, self._watcher.requests_fd
+        self._loops = Loops(self._core, workers, len(self._numbers), self._offset_ns, requests_fd)
         for descriptor in self._loops.wake_fds:
             self._poll.register(descriptor, select.EPOLLIN)
         self._watcher.start()
-        parts_of(self._gateway).set_epoch_ns(clocks.real - clocks.monotonic - offset_ns)
+        if not self._standing_by:
+            self._parts.set_epoch_ns(clocks.real - clocks.monotonic - self._offset_ns)
         if self._threads:
             self._loops.start(self._cpus, self._failed)
+
+    def _read_clocks(self) -> machine_clock.Readings:
+        """Relate the gateway's clock to CLOCK_MONOTONIC: it goes on from what it is now."""
+        clocks = machine_clock.read()
+        self._offset_ns = self._core.now_ns - clocks.monotonic
+        return clocks
 
     def _listener(self) -> Listener:
         return Listener(
@@ -492,7 +516,8 @@ class Plane:
         if left is None:
             check_capabilities()
         with self._parts.change_lock:
-            self._follow()
+            if not self._standing_by:
+                self._follow()
             self._check_pool(self._parts.table.outside())
         self._update_kernel_addresses(changed=True)
         for name in self._watcher.names:
@@ -728,7 +753,7 @@ class Plane:
     def _try_to_follow(self) -> None:
         """The gateway follows the outside interface's addresses and the host's sockets, unless a call is changing its entries:
         that call may wait for this thread; the next tick tries again."""
-        if not self._parts.change_lock.try_enter():
+        if self._standing_by or not self._parts.change_lock.try_enter():
             return
         try:
             self._follow()

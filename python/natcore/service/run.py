@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from natcore.errors import Error, PeerError
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from natcore.sessionlog.session_log import SessionLog
 
 TAKE_OVER_SECONDS = 30.0  # from being chosen until packets go
+FOLLOW_SECONDS = 30.0  # from making way until the other gateway of a pair is followed
 POLL = 0.2  # seconds between looks at signals, events and states; a signal is acted on within it
 
 STOP = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
@@ -52,10 +54,6 @@ _LEFT_ALONE = {
     signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT,
     signal.SIGTRAP, signal.SIGSYS, signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH,
 }  # fmt: skip
-
-NOT_HANDED_OVER = (
-    "one of a pair is not handed over to a new process: restart the standby (systemctl restart), and let it take over"
-)
 
 Report = Callable[[str, dict[str, Any]], None]
 
@@ -94,8 +92,13 @@ class Service:
         self._report = report
         self._predecessor = predecessor
         self._restart: Restart | None = None  # that was asked for, once the successor is ready
+        self._makes_way = False  # to the other gateway of a pair, in order to be restarted
+        self._retired: list[
+            tuple[ControlServer, Gateway]
+        ] = []  # they answer what was asked before; one ends with its gateway
         self._gateway: Gateway | None = None
         self._plane: Plane | None = None
+        self._prepared: Plane | None = None  # opened before this gateway was chosen, until it forwards
         self._endpoint: Endpoint | None = None
         self._stopping = self._handed_over = False
         self._states = _States()
@@ -126,8 +129,6 @@ class Service:
             raise SettingsError(
                 self.settings.source, "plane", None, "missing; `run` needs its inside and outside interfaces"
             )
-        if self.settings.peer is not None and self._predecessor is not None:
-            raise SettingsError(self.settings.source, "peer", None, NOT_HANDED_OVER)
         with self._signals():
             if self.settings.peer is not None:
                 self._run_in_pair()
@@ -167,7 +168,8 @@ class Service:
             kept = None if settings.state is None else KeptState(settings.state, self._report)
             self._gateway = gateway = stack.enter_context(self._make_gateway(stack, kept, estate))
             stack.push(lambda _, error, __: self._keep(kept, error))
-            self.logs = {each.name: each.start(gateway) for each in settings.logs}
+            at_once = self._prepared is None  # else packets wait for nothing but the logs
+            self.logs = {each.name: each.start(gateway, at_once=at_once) for each in settings.logs}
             self._plane = plane = stack.enter_context(self._forward(gateway, settings.plane, estate))
             stack.callback(self._finish_reload)
             self._tell_predecessor(estate)
@@ -196,7 +198,9 @@ class Service:
                     self._report("event", _fields(event))
                 self._report_states()
                 self._tell_manager()
-                if self._restart is not None:
+                if self._restart is not None and self.pair is not None:
+                    self._call_off_restart("this gateway has just taken over; try again")
+                elif self._restart is not None:
                     return self._hand_to(self._restart, kept)
             yielded = self.pair is not None and self.pair.must_stop.is_set()
             if not yielded:
@@ -255,20 +259,36 @@ class Service:
         from natcore.service.standing_by import pair_of, rehearse_once
 
         rehearse_once()
-        with pair_of(self.settings) as self.pair:
-            while not STOP & set(self.asked) and not self.stand_in.is_gone():
-                if self._stand_by(self.pair):
-                    self._serve(self.asked, None)
-                else:
-                    self.notifier.stopping()
-                    self._report("stopped", {"counters": self.pair.counters(), "logs": {}})
+        if self._predecessor is not None:
+            estate = self._predecessor.take(driver_of(self.settings.plane or {}))
+            if estate is None:
+                return
+            estate.close()  # a standby leaves nothing but its place
+        goes_on = True
+        while goes_on:
+            with pair_of(self.settings) as self.pair:
+                self._take_turns(self.pair)
+            asked, self._restart = self._restart, None
+            goes_on = asked is not None and not self._give_place_to(asked)
+
+    def _take_turns(self, pair: Pair) -> None:
+        """Stand by, and forward when chosen, until a signal ends the run, or a standby is to be restarted."""
+        while not (STOP & set(self.asked) or self.stand_in.is_gone() or self._restart is not None):
+            if self._stand_by(pair):
+                self._serve(self.asked, None)
+            elif self._restart is None:
+                self.notifier.stopping()
+                self._report("stopped", {"counters": pair.counters(), "logs": {}})
+        if STOP & set(self.asked) or self.stand_in.is_gone():
+            self._call_off_restart()
 
     def _stand_by(self, pair: Pair) -> bool:
-        """Follow the active gateway, until this one is chosen (True), or a signal ends the run. Where it is chosen, the control
-        socket stays until the gateway has its own."""
+        """Follow the active gateway, until this one is chosen (True), or is to end or to be restarted. Where it is chosen, the
+        control socket stays until the gateway has its own."""
         from natcore.service.standing_by import StandingBy
 
         self.started, self._plane, self.logs = None, None, {}
+        self._stopping = is_chosen = False
         self._standing = standing = StandingBy(self.settings)
         try:
             self._gateway = standing.gateway
@@ -279,19 +299,29 @@ class Service:
                 standing.endpoint = self._make_endpoint(self.settings.metrics)
             self._report("role", {"role": "standby", "name": pair.name, "of": pair.peer_name})
             self.notifier.ready()
+            if self._predecessor is not None and self._predecessor.is_owed():
+                self._predecessor.forwards(seconds=0.0, sessions=0)
             while not STOP & set(self.asked) and not self.stand_in.is_gone():
-                if pair.chosen.wait(POLL):
-                    return True
+                is_chosen = pair.chosen.wait(POLL)
+                if is_chosen or self._restart is not None:
+                    return is_chosen
                 while self.asked and self.asked[0] not in STOP:
                     self._answer(self.asked.pop(0))
                 self._refuse_reload()
                 self._report_pair()
+                if why_not := standing.prepare(pair.image):
+                    self._report(
+                        "warning", {"message": f"packets would wait for the interfaces at a take-over: {why_not}"}
+                    )
                 self.notifier.pet(lambda: True)
                 lag = "follows" if pair.connected else "does not reach"
                 self.notifier.status(f"standby, {lag} {pair.peer_name}")
             return False
         finally:
-            if not pair.chosen.is_set() or STOP & set(self.asked):
+            if not is_chosen or STOP & set(self.asked):
+                if self._restart is not None and self.control is not None:
+                    self._retire(self.control)
+                    standing.control = self.control = None
                 self._end_standing()
 
     def _end_standing(self) -> None:
@@ -312,14 +342,17 @@ class Service:
         return f"{what}: this gateway is the standby, and {peer} translates: ask there; this one reads its file when it starts"
 
     def _take_over(self, stack: ExitStack, pair: Pair) -> Gateway:
-        """Return the gateway that the image has become; without one a new gateway of the file."""
+        """Return the gateway that the image has become; without one a new gateway of the file. Its planes translate nothing
+        before `_forward`."""
         gateway = pair.take_over()
         if gateway is None:
             gateway = self.settings.make_gateway()
         stack.enter_context(gateway)
         stack.callback(self._end_standing)
         stack.callback(pair.stopped)
-        pair.guard(gateway)
+        self._prepared = None if self._standing is None else self._standing.take(gateway)
+        if self._prepared is not None:
+            self._prepared.activate(block_when_stopped=(self.settings.plane or {}).get("block_when_stopped"))
         return gateway
 
     def _tell_pair(self, gateway: Gateway, plane: Plane) -> None:
@@ -343,7 +376,11 @@ class Service:
     def _answer_rest(self) -> None:
         """Let the control socket end when it has answered: who asked for the change is to hear of it."""
         before, self.control = self.control, None
-        if before is not None:
+        if before is None:
+            return
+        if self._makes_way:
+            self._retire(before)  # the restart is answered by it
+        else:
             before.close_when_answered()
 
     def _report_pair(self) -> None:
@@ -393,8 +430,12 @@ class Service:
         return self.settings.make_gateway() if kept is None else kept.make_gateway(self.settings)
 
     def _forward(self, gateway: Gateway, interfaces: Mapping[str, Any], estate: Estate | None) -> Plane:
-        if self._standing is not None:
-            self._standing.release()
+        plane, self._prepared = self._prepared, None
+        if self.pair is not None:
+            self.pair.guard(gateway)
+        if plane is not None:
+            plane.announce()
+            return plane
         if estate is None or estate.plane is None:
             return gateway.forward(**interfaces)
         from natcore.plane.plane import Plane
@@ -427,20 +468,72 @@ class Service:
             return told
 
     def _restarted(self) -> dict[str, Any]:
-        if self.pair is not None:
-            raise SuccessionError(NOT_HANDED_OVER)
         environment = self.notifier.environment or self.stand_in.environment
         with Successor(environment) as successor:
             successor.wait_ready(driver_of(self.settings.plane or {}))
+            if self.pair is not None:
+                self._make_way(self.pair)
             self._restart = asked = Restart(successor)
             if self._stopping:
                 self._call_off_restart()
             return asked.wait()
 
-    def _call_off_restart(self) -> None:
+    def _make_way(self, pair: Pair) -> None:
+        """Let the other gateway of the pair take over, if this one is active, and follow it: a standby can be restarted. Raises
+        SuccessionError: it goes on."""
+        if self.is_standby:
+            return
+        self._makes_way = True
+        try:
+            pair.step_down()
+            end = time.monotonic() + FOLLOW_SECONDS
+            while not (self.is_standby and pair.connected):
+                if time.monotonic() > end:
+                    raise PeerError(f"this gateway has made way, and {pair.peer_name} cannot be followed")
+                time.sleep(POLL / 20)
+        except PeerError as error:
+            retired, self._retired = self._retired, []
+            for each, gateway in retired:
+                each.close_when_answered(partial(id, gateway))  # which it holds until then
+            raise SuccessionError(str(error)) from error
+        finally:
+            self._makes_way = False
+
+    def _give_place_to(self, asked: Restart) -> bool:
+        """Let the successor be the standby; whether it is, and this process ends."""
+        retired, self._retired = self._retired, []
+        try:
+            with Estate(file_in_memory(), since=time.monotonic()) as estate:
+                asked.successor.give(estate)
+            _, told = asked.successor.wait_forwarding()
+        except SuccessionError as error:
+            asked.fail(error)
+            return False
+        else:
+            self._appoint(asked, told)
+            self._report("stopped", {"counters": {}, "logs": {}})
+            return True
+        finally:
+            for each, _ in retired:
+                each.answer_rest()
+                each.close()
+
+    def _retire(self, server: ControlServer) -> None:
+        """Give the control socket's path free; what was asked is answered still."""
+        server.retire()
+        self._retired.append((server, self.gateway))
+
+    def _appoint(self, asked: Restart, told: dict[str, Any]) -> None:
+        """The successor is the service's process from now on."""
+        self.successor = asked.successor.pid
+        self.notifier.main_process(self.successor)
+        asked.successor.appoint()
+        asked.succeed({"pid": self.successor, "sessions": told["sessions"], "seconds": told["seconds"]})
+
+    def _call_off_restart(self, reason: str = "the service stops") -> None:
         asked, self._restart = self._restart, None
         if asked is not None:
-            asked.fail(SuccessionError("the service stops"))
+            asked.fail(SuccessionError(reason))
 
     def _hand_to(self, asked: Restart, kept: KeptState | None) -> Estate | None:
         """Hand everything to the successor; None: it forwards, and this process ends. Else return what to go on with."""
@@ -466,10 +559,7 @@ class Service:
             raise
         else:
             estate.close()
-            self.successor = asked.successor.pid
-            self.notifier.main_process(self.successor)
-            asked.successor.appoint()
-            asked.succeed({"pid": self.successor, "sessions": told["sessions"], "seconds": told["seconds"]})
+            self._appoint(asked, told)
             self.gateway.end_handed_over()
             self._report_stopped(counters)
             return None

@@ -32,7 +32,7 @@ def reload(context: Context, *, file: str | None = None, dry_run: bool = False) 
     return {name: value for name, value in done.as_dict().items() if name != "steps"}
 
 
-@verb("restart", changes=True)
+@verb("restart", changes=True, standby=True)
 def restart(context: Context) -> Mapping[str, Any]:
     """Let a new process of the same command go on with the gateway; what was asked for is done when that one forwards."""
     return dict(context.require_service().restart())
