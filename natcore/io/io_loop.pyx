@@ -1,5 +1,5 @@
 """The I/O loop: polls every interface, receives batches, translates, finds next hops, sends; runs timers in between."""
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from natcore.io.device cimport FRAME_CAPACITY, Arrival, Device

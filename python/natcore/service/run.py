@@ -494,7 +494,7 @@ class Service:
         except PeerError as error:
             retired, self._retired = self._retired, []
             for each, gateway in retired:
-                each.close_when_answered(partial(id, gateway))  # which it holds until then
+                each.close_when_answered(partial(_release, gateway))
             raise SuccessionError(str(error)) from error
         finally:
             self._makes_way = False
@@ -712,6 +712,10 @@ class _States:
         before = self._last.get(name, first)
         self._last[name] = state
         return before is not None and before != state
+
+
+def _release(gateway: Gateway) -> None:
+    """What a retired control server calls when it has answered; until then the call to come keeps its gateway."""
 
 
 def _destination(log: Any) -> dict[str, Any]:
