@@ -40,18 +40,9 @@ from natcore.internal.closing import Closing
 from natcore.internal.counters import tally
 from natcore.internal.gateway_arguments import GatewayArguments
 from natcore.internal.hardware import memory_arguments
-from natcore.internal.parts import Parts, PlaneCalls
 from natcore.internal.read_only import UNSET, ReadOnly, Unset
 from natcore.internal.redaction import show
-from natcore.internal.validation import (
-    MAX_TIME,
-    Address,
-    check_choice,
-    check_integer,
-    check_number,
-    exact_ns,
-    to_ns,
-)
+from natcore.internal.validation import MAX_TIME, Address, check_choice, check_integer, check_number, exact_ns, to_ns
 from natcore.verdict import Side, Verdict
 from natcore.workers.configuration import Settings
 
@@ -64,6 +55,7 @@ if TYPE_CHECKING:
     from natcore.explain import Explanation
     from natcore.internal.endpoints import Criteria, Endpoint
     from natcore.internal.event_feeds import EventFeed, EventFeeds
+    from natcore.internal.parts import Parts, PlaneCalls
     from natcore.internal.session_feed import SessionFeed
     from natcore.labels import LabelSource
     from natcore.plane.async_plane import AsyncPlane
@@ -1633,6 +1625,8 @@ class Gateway(Closing):
 
     def _parts(self) -> Parts:
         """For the package's own modules: natcore.internal.parts."""
+        from natcore.internal.parts import Parts
+
         return Parts(
             self._core, self._table, self._planes, self._controls, self._collector, self._change_lock, self._one_at_a_time,
             self._follow, self._settle, self._set_epoch_ns, self._advance_ns, self._become, self._arguments,
