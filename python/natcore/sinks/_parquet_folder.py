@@ -220,10 +220,13 @@ class Folder:
         ours = [each for each in ours if not each[1].footer.order or each[1].path.name in complete]
         merged = {part for _, kept in ours for part in kept.footer.replaces}
         names = {name for name, _ in merged}
-        for _, kept in [each for each in ours if each[1].path.name in names]:
-            if (kept.path.name, sha256_of(kept.path)) in merged:  # put together, and then the process died
-                remove(kept.path)
-        ours = [each for each in ours if each[1].path.exists()]
+        done = {
+            kept.path for _, kept in ours
+            if kept.path.name in names and (kept.path.name, sha256_of(kept.path)) in merged
+        }  # fmt: skip
+        for path in done:  # they were put together, and then the process died
+            remove(path)
+        ours = [each for each in ours if each[1].path not in done]
         # A name that once was a file's is no other one's: what tells of it would be believed of both.
         self._gone = names.union((removal.file for removal, _ in told), *(line.replaces for line, _ in compacted))
         named = {kept.footer.previous for _, kept in ours}
