@@ -14,6 +14,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from natcore.log.encode_ipfix import encode_messages
 from natcore.log.encode_rowbinary import encode_rows
 from natcore.sinks import Batch, SlsSink, SyslogSink
+from natcore.sinks.ipfix import _DETAILS, _NAT_EVENTS
 from support.log_fakes import make_records
 
 ROWS = 4096  # of a batch, as SlsSink sends them
@@ -34,7 +35,7 @@ def encoders(batch: Batch) -> dict[str, Callable[[], object]]:
     syslog = SyslogSink("h", hostname="h")
     return {
         "sls": lambda: sls.encode(batch),
-        "ipfix": lambda: encode_messages(data, 0, 1, 0, 1400),
+        "ipfix": lambda: encode_messages(data, 0, 1, 0, 1400, _NAT_EVENTS, _DETAILS),
         "syslog": lambda: syslog.encode(batch),
         "rowbinary": lambda: encode_rows(data, b"\5ngw-1\5vpc-1", b"\4run1"),
     }
