@@ -82,10 +82,11 @@ search: .venv/built .venv/tested-with
 workers: .venv/built .venv/tested-with
 	NATCORE_TEST_WORKERS=2 $(VENV) -m pytest -q $(QUICK) tests/conformance
 
-lint: .venv/built .venv/linted-with
+lint: .venv/built .venv/linted-with .venv/tested-with
 	$(VENV) -m ruff check .
 	$(VENV) -m ruff format --check .
 	$(VENV) -m mypy
+	$(VENV) -m mypy --config-file .ci/mypy-tools.ini benchmarks tests/runs tests/support
 	MYPYPATH=python $(VENV) -m mypy.stubtest $(STUBBED) --mypy-config-file pyproject.toml --allowlist .ci/stubs-allowed --ignore-unused-allowlist
 	.venv/bin/cython-lint natcore benchmarks tests
 

@@ -11,6 +11,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from natcore import Side
 from natcore.testing.bulk import TCP, UDP
 from natcore.testing.load import Load, flows, make_gateway
+from timing import seconds_of
 
 FLOWS = 65_536
 ROUNDS = 20
@@ -34,4 +35,4 @@ def bench_admission(benchmark: BenchmarkFixture, protocol: int) -> None:
 
     benchmark.pedantic(gateway.translate, setup=new_flows, teardown=check, rounds=ROUNDS)
     assert gateway.counters()["created"] == ROUNDS * FLOWS
-    benchmark.extra_info["million_sessions_a_second"] = round(FLOWS / benchmark.stats.stats.median / 1e6, 2)
+    benchmark.extra_info["million_sessions_a_second"] = round(FLOWS / seconds_of(benchmark).median / 1e6, 2)

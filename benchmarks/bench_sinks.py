@@ -16,6 +16,7 @@ from natcore.log.encode_rowbinary import encode_rows
 from natcore.sinks import Batch, SlsSink, SyslogSink
 from natcore.sinks.ipfix import _DETAILS, _NAT_EVENTS
 from support.log_fakes import make_records
+from timing import seconds_of
 
 ROWS = 4096  # of a batch, as SlsSink sends them
 BATCHES = 49  # of a round; five rounds are a million rows
@@ -44,7 +45,7 @@ def encoders(batch: Batch) -> dict[str, Callable[[], object]]:
 @pytest.mark.parametrize("name", ["sls", "ipfix", "syslog", "rowbinary"])
 def bench_encode(benchmark: BenchmarkFixture, batch: Batch, name: str) -> None:
     benchmark.pedantic(encoders(batch)[name], rounds=200, iterations=2, warmup_rounds=5)
-    benchmark.extra_info["million_rows_a_second"] = round(ROWS / benchmark.stats.stats.median / 1e6, 2)
+    benchmark.extra_info["million_rows_a_second"] = round(ROWS / seconds_of(benchmark).median / 1e6, 2)
 
 
 @pytest.fixture
@@ -72,4 +73,4 @@ def bench_delivery_of_a_million_rows_to_sls(
     benchmark.pedantic(deliver, rounds=5, warmup_rounds=0)
     server.send_signal(signal.SIGTERM)
     assert json.loads(server.stdout.readline())["logs"] == {"p/l": 5 * BATCHES * ROWS}
-    benchmark.extra_info["thousand_rows_a_second"] = round(BATCHES * ROWS / benchmark.stats.stats.min / 1e3)
+    benchmark.extra_info["thousand_rows_a_second"] = round(BATCHES * ROWS / seconds_of(benchmark).min / 1e3)

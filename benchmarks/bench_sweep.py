@@ -9,6 +9,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from natcore import Side
 from natcore.testing.load import UDP_SECONDS, Load, flows, make_gateway
+from timing import seconds_of
 
 FLOWS = 65_536
 
@@ -36,4 +37,4 @@ def bench_sweep_that_ends_every_session(benchmark: BenchmarkFixture) -> None:
     counters = gateway.counters()
     assert counters["sessions"] == 0
     assert counters["ended"] == counters["created"] == 20 * FLOWS
-    benchmark.extra_info["million_ends_a_second"] = round(FLOWS / benchmark.stats.stats.median / 1e6, 2)
+    benchmark.extra_info["million_ends_a_second"] = round(FLOWS / seconds_of(benchmark).median / 1e6, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,7 +111,7 @@ class Day:
     def _endpoint(keys: NDArray) -> tuple[NDArray, NDArray, NDArray]:
         return FIRST_ADDRESS + keys % ADDRESSES, PROTOCOLS[keys // ADDRESSES % 2], 1024 + keys // (ADDRESSES * 2)
 
-    def questions(self) -> Iterator[tuple[dict[str, object], str, int | None]]:
+    def questions(self) -> Iterator[tuple[dict[str, Any], str, int | None]]:
         """(arguments of who, status, inside address) at random, without end: where there was traffic, where there
         was none, and where no host had the port."""
         edge = 2_500_000

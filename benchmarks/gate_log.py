@@ -208,8 +208,8 @@ def main() -> int:
                 outcomes.append(measure(off, on, options.rounds, options.calls))
                 print(f"{options.sessions:,} sessions, {options.new:,.0f} new a second: {outcomes[-1]}", flush=True)
         finally:
-            off.end_all()
-            on.end_all()
+            off.end()
+            on.end()
     best = max(outcome.share for outcome in outcomes)
     print(f"limit {LIMIT:.0%}  {'ok' if best >= LIMIT else 'TOO SLOW'}; output frames identical, no row lost")
     return 0 if best >= LIMIT else 1

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from compiled import build, walk
 from natcore import Side
@@ -109,7 +110,7 @@ def draw(points: Sequence[Point], pictures: Sequence[Path]) -> None:
     axes.legend()
     axes.set_title("Translation of 64-byte UDP frames over the number of sessions")
     for picture in pictures:
-        own = {"metadata": {"Date": None}} if picture.suffix == ".svg" else {}
+        own: dict[str, Any] = {"metadata": {"Date": None}} if picture.suffix == ".svg" else {}
         with replaced(picture, private=False) as file:
             figure.savefig(file, format=picture.suffix[1:], dpi=130, **own)
 

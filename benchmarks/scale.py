@@ -17,8 +17,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -59,7 +60,7 @@ def batches_of(day: Day) -> Iterator[Batch]:
 def deliver(sink: Any, day: Day) -> float:
     """Processor seconds of the deliveries."""
     sink.open()
-    return sum(processor_seconds(lambda batch=batch: sink.deliver(batch)) for batch in batches_of(day))
+    return sum(processor_seconds(partial(sink.deliver, batch)) for batch in batches_of(day))
 
 
 def asked(source: Source, day: Day) -> dict[str, float]:
@@ -68,7 +69,7 @@ def asked(source: Source, day: Day) -> dict[str, float]:
     for question, status, host in itertools.islice(day.questions(), QUESTIONS):
         for again in (False, True):
             start = time.process_time()
-            answer = who(source, **question)  # type: ignore[arg-type]
+            answer = who(source, **question)
             spent = (time.process_time() - start) * 1e3
             assert answer.status == status and (host is None or int(answer.subscriber or 0) == host), (question, answer)
             taken.setdefault(f"{status}, warm" if again else f"{status}, first of its time", []).append(spent)
@@ -120,8 +121,9 @@ def in_sls(day: Day) -> dict[str, Any]:
 
     told: dict[str, Any] = {}
     batch = next(batches_of(day))
-    for rows in ("contract", "all"):
-        sink = SlsSink("http://127.0.0.1:1", "p", "l", rows=rows, access_key_id="id", access_key_secret="secret")  # type: ignore[arg-type]
+    both: tuple[Literal["contract", "all"], ...] = ("contract", "all")
+    for rows in both:
+        sink = SlsSink("http://127.0.0.1:1", "p", "l", rows=rows, access_key_id="id", access_key_secret="secret")
         few = Batch(batch.instance, batch.vpc_id, batch.run, batch.records[:4096])
         start = time.process_time()
         data = sink.encode(few)

@@ -88,7 +88,7 @@ def events() -> float:
     with Gateway(max_sessions=1 << 17) as gateway:
         gateway.add(SnatEntry("10.1.0.0/16", "203.0.113.1-203.0.113.2"))
         back: dict[int, tuple[str, int]] = {}
-        steps = (
+        steps: tuple[list[tuple[int, Side]], ...] = (
             [(SYN, Side.INSIDE)],
             [(SYN_ACK, Side.OUTSIDE), (ACK, Side.INSIDE)],
             [(FIN_ACK, Side.INSIDE), (FIN_ACK, Side.OUTSIDE), (ACK, Side.INSIDE)],

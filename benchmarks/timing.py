@@ -5,14 +5,24 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from natcore import Side
 from natcore.testing.load import FRAME_BYTES, Load, Rows, Sides
 
+if TYPE_CHECKING:
+    from pytest_benchmark.fixture import BenchmarkFixture
+
 AS_INSTALLED = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}  # an import's: bytecode is there from the second on
 CHECKED = 0.01  # of the frames that a timing put out, byte for byte
+
+
+def seconds_of(benchmark: BenchmarkFixture) -> Any:
+    """Its statistics (median, min, …): the fixture has none before it ran."""
+    assert benchmark.stats is not None, "nothing was run"
+    return benchmark.stats.stats
 
 
 def translate_seconds(

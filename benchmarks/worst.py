@@ -19,7 +19,7 @@ import numpy as np
 from compiled import load_module
 from natcore import DnatEntry, Gateway, NoNatEntry, Policy, Side, SnatEntry, Timeouts, Verdict
 from natcore.entries.changes import Add
-from natcore.testing.bulk import TCP, UDP, fold, packets, put, word_sums
+from natcore.testing.bulk import TCP, UDP, Frames, Lengths, fold, packets, put, word_sums
 
 PACKETS = 2_000  # of a kind
 BATCH = 65_536
@@ -76,20 +76,20 @@ def new_flows(count: int = PACKETS, remote: int = REMOTE) -> Any:
     return packets(UDP, HOST + numbers, 9, remote, 443)[0]
 
 
-def one_host(gateway: Gateway, count: int, now: float, mappings: int = 1) -> int:
-    """Sessions of one inside host; the outside port of the first mapping."""
+def one_host(gateway: Gateway, count: int, now: float, mappings: int = 1) -> tuple[int, int]:
+    """Sessions of one inside host; the outside port and address of the first mapping."""
     numbers = np.arange(count, dtype=np.uint64)
     frames, lengths = packets(UDP, HOST, 9 + numbers % mappings, 0xC6000000 + numbers, 443)
     out = frames.copy()
     if set(gateway.translate(out, lengths, Side.INSIDE, now=now)) != {Verdict.OUTBOUND}:
         raise AssertionError("the host's own sessions")
-    return int(out[0, 34]) << 8 | int(out[0, 35]), int.from_bytes(bytes(out[0, 26:30]), "big")  # type: ignore[return-value]
+    return int(out[0, 34]) << 8 | int(out[0, 35]), int.from_bytes(bytes(out[0, 26:30]), "big")
 
 
 def stranger_at_a_cap(sessions: int) -> Kind:
     gateway = made(sessions)
     fill(gateway, sessions - 4096, 0.0)
-    port, address = one_host(gateway, 1, 200.0)  # type: ignore[misc]
+    port, address = one_host(gateway, 1, 200.0)
     numbers = np.arange(1024, dtype=np.uint64)
     gateway.translate(*packets(UDP, STRANGER + numbers, 9, address, port), Side.OUTSIDE, now=200.0)
     frames, _ = packets(UDP, STRANGER + 5000 + np.arange(PACKETS, dtype=np.uint64), 9, address, port)
@@ -136,7 +136,7 @@ def dead_table(sessions: int) -> Kind:
 
 def dead_mapping(sessions: int) -> Kind:
     gateway = made(sessions)
-    port, address = one_host(gateway, min(sessions, 1 << 20), 0.0)  # type: ignore[misc]
+    port, address = one_host(gateway, min(sessions, 1 << 20), 0.0)
     frames, _ = packets(UDP, STRANGER + np.arange(PACKETS, dtype=np.uint64), 9, address, port)
     return Kind(
         "a stranger at a mapping of very many dead sessions",
@@ -257,7 +257,7 @@ def syns(sessions: int) -> Kind:
     )
 
 
-def pieces_of(hosts: Any, identification: Any, at: int, more: bool) -> Any:
+def pieces_of(hosts: Any, identification: Any, at: int, more: bool) -> tuple[Frames, Lengths]:
     """Fragments of UDP datagrams of 1,480 bytes each; at: their first unit of 8 bytes."""
     frames, lengths = packets(UDP, hosts, 9, REMOTE, 443, length=1514)
     put(frames, 18, 2, identification)

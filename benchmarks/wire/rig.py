@@ -65,7 +65,7 @@ class Part:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise Wrong(f"{self.process.args}: it ended with {self.process.wait()}")
+            raise Wrong(f"{self.process.args!r}: it ended with {self.process.wait()}")
         found: dict[str, Any] = json.loads(line)
         return found
 

@@ -228,12 +228,11 @@ class Pair:
 
     def _share(self, hosts: dict[int, set[tuple[int, int]]]) -> None:
         undrawn = ALL & ~ports_in(self.configuration.options["policy"].drawn_ranges)
-        ports = {
-            address: tuple(
-                undrawn | ports_in((port, port) for of, port in wanted if of == protocol) for protocol in (TCP, UDP)
-            )
-            for address, wanted in hosts.items()
-        }
+
+        def of_host(protocol: int, wanted: set[tuple[int, int]]) -> int:
+            return undrawn | ports_in((port, port) for of, port in wanted if of == protocol)
+
+        ports = {address: (of_host(TCP, wanted), of_host(UDP, wanted)) for address, wanted in hosts.items()}
         self.histogram[f"shared address: {SHARED[not hosts]}"] += 1
         parts_of(self.gateway).follow([], ports)
         self.model.share_with_host(hosts, self.model.now)
@@ -381,6 +380,7 @@ class Pair:
         """Frames by side, sessions by protocol, refusals by limit: what the metrics tell besides the counters."""
         verdicts, _, from_outside, sessions, refused, _ = self.gateway._core.inspection.totals()
         assert all(0 <= outside <= total for outside, total in zip(from_outside, verdicts, strict=True))
+        assert self.model.fragments is not None
         waiting = sum(
             len(datagram.waiting) for key, datagram in self.model.fragments.datagrams.items() if key[0] is Side.OUTSIDE
         )

@@ -81,7 +81,7 @@ class Process:
         self.began = life.now
         self.error = clock_error  # seconds by which its labels are ahead
         self.timeout = float(random_.choice([20, 60, 300, 5000]))
-        ports = random_.choice(["random", "random", "preserve", "block", "deterministic", "overload"])
+        ports: Any = random_.choice(["random", "random", "preserve", "block", "deterministic", "overload"])
         ports = "block" if life.in_blocks else ports
         self.more_random = random.Random(f"{life.seed} {instance} {life.now}")
         more: dict[str, Any] = {}
@@ -101,7 +101,7 @@ class Process:
             clock=lambda: life.now, wall=lambda: EPOCH + life.now, chance=random.Random(1),
         )  # fmt: skip
         self.gateway._collector = self.collector
-        self.entries = {}
+        self.entries: dict[Any, Any] = {}
         self.static_entries: list[tuple[Any, Static]] = []
         for pool in pools:
             self.add_pool(pool)

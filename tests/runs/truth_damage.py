@@ -66,7 +66,7 @@ class Disk:
         self._fsync = os.fsync
 
     def __enter__(self) -> Disk:
-        os.fsync = self._sync
+        os.fsync = self._sync  # type: ignore[assignment]  # descriptors alone are synced here
         return self
 
     def __exit__(self, *_: object) -> None:

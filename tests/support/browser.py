@@ -24,6 +24,13 @@ def missing() -> str:
     return ""
 
 
+def _lines_of(violation: str | dict[str, Any]) -> list[str]:
+    if isinstance(violation, str):  # axe-core itself failed
+        return [violation]
+    nodes = violation["nodes"]
+    return [f"{violation['id']}: {node['html'][:160]}: {node['failureSummary']}" for node in nodes]
+
+
 class Browser:
     """A tab. Every page's errors are collected: an error on the console, or a rule of the policy that was broken."""
 
@@ -78,10 +85,7 @@ class Browser:
         found = self.driver.execute_async_script(
             "const done = arguments[0]; axe.run(document).then((found) => done(found.violations), (e) => done([String(e)]))"
         )
-        return [
-            each if isinstance(each, str) else f"{each['id']}: {node['html'][:160]}: {node['failureSummary']}"
-            for each in found for node in (each["nodes"] if isinstance(each, dict) else [None])
-        ]  # fmt: skip
+        return [line for each in found for line in _lines_of(each)]
 
     def problems(self) -> list[str]:
         """Errors since the last call: of scripts, of what could not be loaded, of the policy."""

@@ -143,28 +143,41 @@ class World:
     def _traffic(self, chance: np.random.Generator, step: int) -> None:
         busy = 6 + int(8 * abs((step % 30 - 15) / 15)) + (70 if 50 < step < 58 else 0)
         for protocol, count in ((UDP, busy), (TCP, 6)):
-            flow = [
+            flow = (
                 0x0A000005 + chance.integers(0, 40, count), 20_000 + chance.integers(0, 400, count),
                 0xC6336401 + chance.integers(0, 200, count), np.full(count, 443 if protocol == TCP else 53),
-            ]  # fmt: skip
-            self._exchange(protocol, flow, length=int(chance.integers(200, 1400)), times=int(chance.integers(2, 30)))
+            )  # fmt: skip
+            self._exchange(protocol, *flow, length=int(chance.integers(200, 1400)), times=int(chance.integers(2, 30)))
         frames, lengths = packets(UDP, 0xC6336409, 53, 0xCB007101, 1100 + chance.integers(0, 200, 4))
         self.gateway.translate(frames, lengths, Side.OUTSIDE, now=self.clock)  # nothing lets them in
         if step == 53:  # more than one host may have
             frames, lengths = packets(UDP, 0x0A000063, 30_000 + np.arange(130), 0xC6336407, 53)
             self.gateway.translate(frames, lengths, Side.INSIDE, now=self.clock)
 
-    def _exchange(self, protocol: int, flow: list[Any], *, length: int, times: int) -> None:
+    def _exchange(
+        self, protocol: int, source: Any, source_port: Any, remote: Any, remote_port: Any, *, length: int, times: int
+    ) -> None:
         """A first packet of each flow, its answer, and some more both ways."""
-        frames, lengths = packets(protocol, *flow, tcp_flags=SYN)
+        frames, lengths = packets(protocol, source, source_port, remote, remote_port, tcp_flags=SYN)
         self.gateway.translate(frames, lengths, Side.INSIDE, now=self.clock)
         outside, port = endpoints(frames, "source")
-        back, lengths = packets(protocol, *flow[2:], outside, port, tcp_flags=SYN | ACK)
+        back, lengths = packets(protocol, remote, remote_port, outside, port, tcp_flags=SYN | ACK)
         self.gateway.translate(back, lengths, Side.OUTSIDE, now=self.clock)
         for _ in range(times):
-            frames, lengths = packets(protocol, *flow, tcp_flags=ACK, length=max(64, length // 4), sequence=2)
+            frames, lengths = packets(
+                protocol,
+                source,
+                source_port,
+                remote,
+                remote_port,
+                tcp_flags=ACK,
+                length=max(64, length // 4),
+                sequence=2,
+            )
             self.gateway.translate(frames, lengths, Side.INSIDE, now=self.clock)
-            back, lengths = packets(protocol, *flow[2:], outside, port, tcp_flags=ACK, length=length, sequence=2)
+            back, lengths = packets(
+                protocol, remote, remote_port, outside, port, tcp_flags=ACK, length=length, sequence=2
+            )
             self.gateway.translate(back, lengths, Side.OUTSIDE, now=self.clock)
 
     def end_a_session(self) -> None:

@@ -19,7 +19,7 @@ from natcore import Gateway, Policy, Side, SnatEntry, Verdict  # noqa: E402
 HOST = "10.0.0.5"
 REMOTE = "198.51.100.7"
 EIP = "203.0.113.1"
-MACS = {"dst": "02:00:00:00:00:01", "src": "02:00:00:00:00:02"}
+MACS: dict[str, Any] = {"dst": "02:00:00:00:00:01", "src": "02:00:00:00:00:02"}
 
 
 def remembered(make: Callable[..., bytes]) -> Callable[..., bytes]:

@@ -10,6 +10,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,8 @@ def read_topic(bootstrap_servers: str, topic: str, count: int) -> list[Any]:
     try:
         partitions = consumer.list_topics(topic, timeout=60).topics[topic].partitions
         consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in partitions])
-        found, ends = [], 0
+        found: list[Any] = []
+        ends = 0
         while ends < len(partitions) or len(found) < count:
             message = consumer.poll(60)
             assert message is not None, f"{len(found)} of {count}"
@@ -155,9 +157,13 @@ class Kafka(Destination):
         self.cluster.close()
 
 
+def _read_number(form: str, data: bytes, at: int) -> tuple[Any, int]:
+    return struct.unpack_from(form, data, at)[0], at + struct.calcsize(form)
+
+
 _READERS: dict[str, Callable[[bytes, int], tuple[Any, int]]] = {
     **{
-        name: lambda data, at, form=form: (struct.unpack_from(form, data, at)[0], at + struct.calcsize(form))
+        name: partial(_read_number, form)
         for name, form in {
             "UInt8": "<B", "UInt16": "<H", "UInt32": "<I", "UInt64": "<Q", "Int64": "<q", "Enum8": "<b",
             "DateTime64": "<q",
@@ -257,7 +263,7 @@ class FakeClickHouse:
     def _read(body: bytes, columns: dict[str, str]) -> Iterator[Row]:
         at = 0
         while at < len(body):
-            row = {}
+            row: Row = {}
             for name, kind in columns.items():
                 reader = _read_string if "String" in kind else _READERS[kind.split("(")[0]]
                 row[name], at = reader(body, at)
