@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from natcore.errors import Error, InterfaceError
+from natcore.internal.file_lock import release
 from natcore.internal.files import make_private, open_folder
 
 _RUN = Path("/run/natcore")
@@ -43,6 +44,7 @@ class Claim:
 
     def __init__(self, interface: str, left: int | None = None) -> None:
         self.interface = interface
+        self._owner = os.getpid()
         self._name = f"{network_namespace()}-{interface}.lock"
         self._folder = lock_folder(interface)
         try:
@@ -92,7 +94,7 @@ class Claim:
             return
         with suppress(OSError):
             os.unlink(self._name, dir_fd=self._folder)
-        os.close(self._descriptor)
+        release(self._descriptor, self._owner)
         os.close(self._folder)
         self._descriptor = self._folder = -1
 

@@ -6,11 +6,9 @@ a chain is complete if its first file's predecessor is stated there, and so is t
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
-import weakref
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any, TypeVar
 
 from natcore.errors import ConfigurationError, UntrustedFileError
 from natcore.internal.extras import extra
+from natcore.internal.file_lock import FileLock
 from natcore.internal.files import (
     make_private,
     open_private,
@@ -178,9 +177,7 @@ class Lock:
         make_private(folder)
         descriptor = open_private(folder / OWNER, os.O_RDWR)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{owner}, process {os.getpid()}\n".encode(), 0)
+            lock = FileLock(descriptor)
         except BlockingIOError:
             who = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another log"
             os.close(descriptor)
@@ -190,7 +187,14 @@ class Lock:
         except BaseException:
             os.close(descriptor)
             raise
-        self.release = weakref.finalize(self, os.close, descriptor)
+        self._lock = lock
+        self.release = lock.release
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{owner}, process {os.getpid()}\n".encode(), 0)
+        except BaseException:
+            self.release()
+            raise
 
 
 class Folder:

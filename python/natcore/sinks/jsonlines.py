@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ import numpy as np
 
 from natcore.errors import DeliveryError
 from natcore.internal.change_lock import after_fork
+from natcore.internal.file_lock import FileLock
 from natcore.internal.files import make_private, open_folder, open_private, sync_folder, write_all
 from natcore.internal.json_fields import read_fields
 from natcore.internal.read_only import ReadOnly
@@ -49,25 +49,17 @@ class _Line:
         return identity(self.number, self.kind, self.pkts_from_vpc)
 
 
-class _Owned:
-    """Locks a folder for one sink until it is closed or collected."""
-
-    def __init__(self, folder: Path) -> None:
-        self._descriptor = open_folder(folder)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self.close()
-            raise DeliveryError("FolderInUse", f"{folder}: another session log writes there") from error
-        except OSError:
-            pass  # a file system without locks
-
-    def close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    __del__ = close
+def _locked(folder: Path) -> FileLock | None:
+    """Lock a folder for one sink; None: its file system has no locks."""
+    descriptor = open_folder(folder)
+    try:
+        return FileLock(descriptor)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise DeliveryError("FolderInUse", f"{folder}: another session log writes there") from error
+    except OSError:
+        os.close(descriptor)
+        return None
 
 
 class JsonLinesSink(BatchedSink):
@@ -123,7 +115,8 @@ class JsonLinesSink(BatchedSink):
         self._path: Path | None = None
         self._size = 0
         self._opened_at = 0.0
-        self._owned: _Owned | None = None
+        self._lock: FileLock | None = None
+        self._is_open = False
         self._known: dict[str, set[Identity]] = {}  # of each run: rows that may come again
         after_fork(self, JsonLinesSink.close)  # file and folder are the parent's
 
@@ -135,12 +128,13 @@ class JsonLinesSink(BatchedSink):
     def open(self) -> None:
         """Called in the delivering thread before the first delivery; it may raise as `deliver` does."""
         make_private(self.folder)
-        if self._owned is None:
-            self._owned = _Owned(self.folder)
+        if not self._is_open:
+            self._lock = _locked(self.folder)
+            self._is_open = True
 
     def deliver(self, batch: Batch) -> Receipt:
         """Return when the batch is durable; raise `DeliveryError` if it is not."""
-        if self._owned is None:
+        if not self._is_open:
             self.open()
         rest = self._without_known(batch)
         if rest is None:
@@ -163,9 +157,10 @@ class JsonLinesSink(BatchedSink):
     def close(self) -> None:
         """Called once in the delivering thread, after the last delivery."""
         self._leave()
-        if self._owned is not None:
-            self._owned.close()
-            self._owned = None
+        self._is_open = False
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def _leave(self) -> None:
         descriptor, self._descriptor = self._descriptor, None

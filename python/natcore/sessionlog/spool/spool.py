@@ -37,6 +37,7 @@ import numpy as np
 
 from natcore.dtypes import GAP_DIED, GAP_LOST, RECORD
 from natcore.errors import ConfigurationError
+from natcore.internal import file_lock
 from natcore.internal.change_lock import after_fork
 from natcore.internal.files import make_private, open_private, remove, remove_drafts, sync_folder, write_all
 from natcore.internal.redaction import show
@@ -97,7 +98,7 @@ class Spool:
         self._descriptor: int | None = None  # of the last segment, while it is written
         self.set_aside = 0  # files that were found here and are not a spool's, or cannot be trusted
         make_private(self.folder)
-        self._lock_descriptor = _lock_folder(self.folder)
+        self._lock_descriptor, self._locked_by = _lock_folder(self.folder), os.getpid()
         try:
             self._recover()
         except BaseException:
@@ -251,11 +252,12 @@ class Spool:
             self._close_descriptors()
 
     def _close_descriptors(self) -> None:
-        descriptors = self._mark_descriptor, self._lock_descriptor
+        mark, lock = self._mark_descriptor, self._lock_descriptor
         self._mark_descriptor = self._lock_descriptor = -1
-        for descriptor in descriptors:
-            if descriptor >= 0:
-                os.close(descriptor)
+        if mark >= 0:
+            os.close(mark)
+        if lock >= 0:
+            file_lock.release(lock, self._locked_by)
 
     def _held_rows(self) -> int:
         held = self._held
