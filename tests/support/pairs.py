@@ -31,8 +31,7 @@ FILE = """
 [gateway]
 instance = "{name}"
 max_sessions = {sessions}
-inside = {{ address = "10.0.0.1" }}
-[[snat]]
+{inside}[[snat]]
 source = "10.0.0.0/24"
 pool = "{pool}"
 [[log]]
@@ -54,6 +53,7 @@ certificate_file = "{certificate}"
 key_file = "{key}"
 authority_file = "{authority}"
 """
+ADDRESS = 'inside = { address = "10.0.0.1" }\n'
 WITNESSED = 'witness = "{witness}:{port}"\nlease = {lease}\nprefer = {prefer}\n'
 
 
@@ -62,10 +62,11 @@ class Lab:
 
     def __init__(
         self, network: Network, folder: Path, credentials: Credentials, *, witness: bool, more: str = "",
-        lease: float = LEASE, pool: str = POOL, sessions: int = 100_000,
+        lease: float = LEASE, pool: str = POOL, sessions: int = 100_000, inside: str = ADDRESS,
     ) -> None:  # fmt: skip
         self.network, self.folder, self.credentials, self.has_witness = network, folder, credentials, witness
         self._more, self._lease, self._pool, self._sessions = more, lease, pool, sessions
+        self._inside = inside
         self.processes: dict[str, subprocess.Popen[Any]] = {}
         for one, other in (("in", "lan"), ("out", "wan")):
             self._join(other, one, "eth0")
@@ -107,8 +108,8 @@ class Lab:
                     "--authority", authority, "--lease", str(self._lease), "--json"]  # fmt: skip
         other = "b" if name == "a" else "a"
         text = FILE.format(
-            name=name, other=other, folder=self.folder, pool=self._pool, sessions=self._sessions, own=ADDRESSES[name],
-            peer=ADDRESSES[other], port=PORT, certificate=certificate, key=key, authority=authority,
+            name=name, other=other, inside=self._inside, folder=self.folder, pool=self._pool, sessions=self._sessions,
+            own=ADDRESSES[name], peer=ADDRESSES[other], port=PORT, certificate=certificate, key=key, authority=authority,
         )  # fmt: skip
         if self.has_witness:
             text += WITNESSED.format(
