@@ -240,6 +240,22 @@ def test_an_entry_that_two_logs_state_is_gone_when_one_of_them_tells_so(tmp_path
         assert answered(question, Store(tmp_path), there).status == status
 
 
+def test_an_entry_that_a_later_statement_of_all_lacks_is_gone_though_its_end_is_lost(tmp_path: Path) -> None:
+    """The first log stops before the end; the second one, which would tell it, is lost until it states all anew."""
+    first = Log(tmp_path / "first").tick(0)
+    second = Log(tmp_path / "second", first=first.number)
+    second.facts = first.facts
+    first.write()
+    second.fact(removed_row(1), 200).batch()
+    second.fact(cover_row(label(250), label(250), label(250), STARTED))
+    for row in entry_rows(2, SnatEntry("10.0.0.0/8", pool="203.0.113.2"), [(PRIVATE, ADDRESS + 1)]):
+        second.fact(row, 250)
+    second.tick(300).write()
+    there = Waiting((second.tick(400).batch(),))
+    question = Question("203.0.113.1", 4000, "tcp", at(350), None, 0.0, None)
+    assert answered(question, Store(tmp_path), there).status == "gap"
+
+
 def test_a_store_sees_files_that_grow_and_files_that_come(log: Log) -> None:
     sink = ParquetSink(log.folder)
     sink.deliver(log.tick(10).batch())

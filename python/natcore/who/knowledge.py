@@ -54,7 +54,7 @@ class _Pieces:
     gaps: dict[Gap, None] = field(default_factory=dict)
     addresses: set[str] = field(default_factory=set)
     names_all: bool = True
-    whole: bool = False
+    whole_to: int = -1  # the last fact behind which all that is in force is stated
     window: int = 0
     last_fact: int = -1
     made: int = 0
@@ -74,7 +74,7 @@ class _Pieces:
             told = self.entries.setdefault((each.id, each.place, each.since), [])
             told.append((each, footer.facts.sequence if footer.facts.whole else each.sequence))
         self.window = max(self.window, footer.longest_window)
-        self.whole = self.whole or footer.facts.whole
+        self.whole_to = max(self.whole_to, footer.facts.sequence if footer.facts.whole else -1)
         self.made = footer.facts.made if footer.facts.sequence > self.last_fact else self.made
         self.last_fact = max(self.last_fact, footer.facts.sequence)
         self.names_all = self.names_all and footer.addresses is not None
@@ -145,9 +145,11 @@ class Knowledge:
         pieces = self._pieces.get(key)
         if pieces is None:
             return facts.InForce()
+        # An entry that the last fact's statement of all has no more has ended, though the row that tells it may be missing.
+        whole = pieces.whole_to == pieces.last_fact >= 0
         return facts.InForce(
-            tuple(entry for entry, _, end in pieces.stated() if end is None), tuple(pieces.settings.values()),
-            tuple(pieces.clocks.values()), pieces.last_fact, pieces.whole, pieces.made,
+            tuple(entry for entry, last, end in pieces.stated() if end is None and (last >= pieces.last_fact or not whole)),
+            tuple(pieces.settings.values()), tuple(pieces.clocks.values()), pieces.last_fact, whole, pieces.made,
         )  # fmt: skip
 
     def reach(self, question: Question) -> tuple[int, int]:
@@ -354,7 +356,7 @@ class Knowledge:
             return True
         if question.text in pieces.addresses and not pieces.entries:
             return True
-        if not pieces.entries and not pieces.whole:
+        if not pieces.entries and pieces.whole_to < 0:
             return True  # no entries are stated
         return any(
             entry.type != NO_NAT and _has(entry, question) and since <= question.end and until >= question.start
@@ -363,8 +365,11 @@ class Knowledge:
 
     def _had(self, key: Key, question: Question, run: Run) -> tuple[tuple[int, int], ...]:
         """Return the times at which it surely had the address."""
-        if not self._pieces[key].entries or question.subject == "remote":
-            return ((run.begin, run.end),)  # its rows tell of no entries at all
+        pieces = self._pieces[key]
+        if question.subject == "remote" or (not pieces.entries and pieces.last_fact < 0):
+            return (
+                (run.begin, run.end),
+            )  # its rows tell of no entries at all; where facts are told, entries are missing
         return tuple(
             (since, min(until, run.end)) for entry, _, since, until, _ in self._entries[key]
             if entry.type != NO_NAT and _has(entry, question)
