@@ -44,7 +44,7 @@ export PIP_ROOT_USER_ACTION := ignore
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test search workers lint docs coverage debug format soak mutants truth crash bench gate instructions worst wire sanitize sanitize-frames \
-        sanitize-lives sanitize-tests races fuzz portable clean
+        sanitize-lives sanitize-tests races fuzz portable wheel clean
 help:
 	@echo "make demo      real programs through a gateway, then their session log (as root; else a replayed capture)"
 	@echo "make test      the whole test suite (as root also with namespaces and real clients)"
@@ -67,6 +67,7 @@ help:
 	@echo "make races     every public call from several threads under traffic, under the thread sanitizer"
 	@echo "make fuzz      libFuzzer over translate for FUZZ_SECONDS, with sanitizers and invariants; its finds join the corpus"
 	@echo "make portable  the core's tests on a build without processor intrinsics"
+	@echo "make wheel     source distribution and wheel, and the wheel used in an empty environment"
 	@echo "make clean     remove .venv, build and caches"
 
 demo: .venv/built
@@ -157,6 +158,9 @@ fuzz: .venv/built
 
 portable: build/portable/built .venv/tested-with
 	build/portable/venv/bin/python -m pytest -q $(QUICK)
+
+wheel: .venv/built
+	PYTHON="$(PYTHON)" .ci/wheel
 
 clean:
 	rm -rf .venv build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache .benchmarks
