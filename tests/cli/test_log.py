@@ -209,6 +209,39 @@ def test_verify(folder: Path) -> None:
     assert "renamed" in kinds
 
 
+def test_a_log_in_a_bucket_is_uploaded_verified_and_asked(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("moto", reason="needs moto[server] (PyPI)")
+    from support.object_storage import KEY, SECRET, ObjectStorage
+
+    for name, value in {"ACCESS_KEY_ID": KEY, "SECRET_ACCESS_KEY": SECRET, "REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    storage = ObjectStorage()
+    try:
+        url = storage.bucket().top
+        monkeypatch.setenv("AWS_ENDPOINT_URL", storage.endpoint)
+        text = call("log", "upload", folder, url)
+        assert text.startswith("1 files, ") and text.endswith(" bytes copied; 0 were there, 0 are for later\n")
+        again = call_json("log", "upload", folder, url)
+        assert (again["ok"], again["files"], again["there"], again["later"]) == (True, 0, 1, 0)
+        assert call("log", "verify", url) == call("log", "verify", folder)
+        assert call(*WHO, iso(200), "--log", url) == call(*WHO, iso(200), "--log", folder)
+        span = ("--from", iso(0), "--until", iso(9000))
+        for command in (("what", "10.0.0.5", *span, "--log"), ("talked", "198.51.100.7", *span, "--log"), ("log", "top"),
+                        ("log", "usage")):  # fmt: skip
+            assert call(*command, url) == call(*command, folder)
+        assert call("log", "export", url, tmp_path / "rows.csv").startswith("8 rows: ")
+        (path,) = folder.glob("*.parquet")
+        path.write_bytes(b"")
+        assert "is not copied" in call("log", "upload", folder, url, exit_code=1)
+    finally:
+        storage.close()
+    text = call(*WHO, iso(200), "--log", url, exit_code=70)
+    assert f"{url}: the bucket does not answer" in text and SECRET not in text
+    assert "s3://BUCKET/PREFIX" in call("log", "verify", f"s3://{KEY}:{SECRET}@bucket/log", exit_code=64)
+
+
 def test_who_is_computed_where_ports_are_deterministic(folder: Path, tmp_path: Path) -> None:
     """Without a log; with one, or with a time, the log is asked."""
     file = tmp_path / "gateway.toml"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from natcore.who import files as files_module
 from natcore.who import store as module
 from natcore.who.store import DAY, Store, _label, _Names
 
@@ -72,7 +73,7 @@ def test_names_of_a_time_are_those_that_a_look_at_each_gives(seed: int) -> None:
 def test_a_large_folder_is_listed_again_only_when_it_has_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_LARGE_FOLDER", 10)
+    monkeypatch.setattr(files_module, "_LARGE_FOLDER", 10)
     for number in range(20):
         (tmp_path / name_of(BEGIN, "r1", number)).touch()
     os.utime(tmp_path, ns=(0, time.time_ns() - 5 * 10**9))
@@ -83,13 +84,13 @@ def test_a_large_folder_is_listed_again_only_when_it_has_changed(
         looks += 1
         return scandir(path)
 
-    monkeypatch.setattr(module.os, "scandir", counted)
+    monkeypatch.setattr(files_module.os, "scandir", counted)
     for _ in range(5):
         assert len(store._scan()[0].paths) == 20
     assert looks == 1
     (tmp_path / name_of(BEGIN, "r1", 20)).touch()
     for expected in (2, 3):  # while the change is fresh another one may have the same time
         assert len(store._scan()[0].paths) == 21 and looks == expected
-    monkeypatch.setattr(module, "_LISTED_NS", 0)
+    monkeypatch.setattr(files_module, "_LISTED_NS", 0)
     store._scan()
     assert looks == 4

@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import UDP
 
-import natcore.who.store
 from natcore import ConfigurationError, Eip, Error, Gateway, Side, SnatEntry
 from natcore.dtypes import COVER, CREATE, END, GAP, GAP_DIED, WINDOW, gap_row
 from natcore.sessionlog.collector import Collector
@@ -27,6 +26,7 @@ from natcore.sessionlog.spool.format import Identity
 from natcore.sessionlog.spool.run import RunFile
 from natcore.sinks import Batch, ParquetSink
 from natcore.sinks._parquet_folder import read_footer
+from natcore.who.files import LocalFiles
 from natcore.who.query import Store, answered, who
 from natcore.who.question import Question
 from natcore.who.usage import top
@@ -272,16 +272,18 @@ def test_a_store_sees_files_that_grow_and_files_that_come(log: Log) -> None:
 def test_what_has_not_changed_is_read_once(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     log.session(7, ANN, 100, [(100, 400)], 400).tick(9000).write()
     store, read = Store(log.folder), []
-    for name in ("read_seal", "read_footer", "sha256_of"):
-        real = getattr(natcore.who.store, name)
-        monkeypatch.setattr(natcore.who.store, name, lambda path, real=real, name=name: read.append(name) or real(path))
+    for name in ("seal", "footer", "sha256"):
+        real = getattr(LocalFiles, name)
+        monkeypatch.setattr(
+            LocalFiles, name, lambda self, path, real=real, name=name: read.append(name) or real(self, path)
+        )
     for _ in range(3):
         assert who(store, "203.0.113.1", 4000, protocol="tcp", at=at(200)).status == "exact"
         assert who(store, "203.0.113.1", 4000, protocol="tcp", at=at(8900)).status == "unused"
-    assert sorted(read) == ["read_footer", "read_seal", "sha256_of"]
+    assert sorted(read) == ["footer", "seal", "sha256"]
     log.session(8, BOB, 9500, [(9500, 9600)], 9600).tick(9700).write()
     assert str(who(store, "203.0.113.1", 4000, protocol="tcp", at=at(9550)).subscriber) == "10.0.0.6"
-    assert read.count("read_seal") == 2 and read.count("read_footer") == 2
+    assert read.count("seal") == 2 and read.count("footer") == 2
 
 
 def test_few_of_many_files_are_opened(tmp_path: Path) -> None:
@@ -522,7 +524,7 @@ def test_a_folder_that_vanishes_is_an_error_and_one_below_it_a_gap(log: Log, tmp
             raise FileNotFoundError(2, "No such file or directory", path)
         return scan(path)
 
-    monkeypatch.setattr("natcore.who.store.os.scandir", vanish)
+    monkeypatch.setattr("natcore.who.files.os.scandir", vanish)
     assert store.parts() == []
     monkeypatch.undo()
     shutil.rmtree(folder.parent)

@@ -114,7 +114,7 @@ def everywhere(tmp_path: Path) -> Iterator[Any]:
             number = next(NUMBERS)
             plain = in_parquet(tmp_path / f"plain{number}", batches)
             compacted = in_parquet(tmp_path / f"compacted{number}", batches)
-            compact(compacted.folder)
+            compact(compacted.name)
             table = ClickHouseSink(server.url, table=f"log{number}")
             store = SlsSink(sls.endpoint, "project", f"log{number}", rows="all", **where)
             for sink in (table, store):

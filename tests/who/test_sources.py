@@ -1,4 +1,4 @@
-"""Every source gives the same answers: Parquet files, ClickHouse and Simple Log Service, of the same rows."""
+"""Every source gives the same answers: Parquet files, also in a bucket, ClickHouse and Simple Log Service, of the same rows."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from natcore.who.clickhouse import ClickHouseSource
 from natcore.who.query import Store, answered, talked, what, who
 from natcore.who.sls import SlsSource
 from natcore.who.source import Source
+from natcore.who.upload import upload
 from natcore.who.usage import export
 from natcore.who.waiting import Waiting
 from runs.truth import lived
@@ -31,8 +32,10 @@ from runs.truth_asking import judge, judge_listing
 from support.lives import ANN, BOB, DNS, Log, at
 
 chdb = pytest.importorskip("chdb", reason="needs chdb (PyPI)")
+pytest.importorskip("moto", reason="needs moto[server] (PyPI)")
 
 from support.chdb_server import ChdbServer  # noqa: E402
+from support.object_storage import ObjectStorage  # noqa: E402
 
 HOST = str(IPv4Address(ANN))
 NUMBERS = itertools.count()
@@ -49,6 +52,13 @@ def server() -> Iterator[ChdbServer]:
 def sls() -> Iterator[SlsServer]:
     with SlsServer() as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def storage() -> Iterator[ObjectStorage]:
+    made = ObjectStorage()
+    yield made
+    made.close()
 
 
 def in_clickhouse(server: ChdbServer, batches: list[Batch], **more: Any) -> ClickHouseSource:
@@ -82,14 +92,26 @@ def in_parquet(folder: Path, batches: list[Batch]) -> Store:
     return Store(folder)
 
 
-def everywhere(server: ChdbServer, sls: SlsServer, folder: Path, batches: list[Batch]) -> list[Source]:
-    """The same rows in files, in compacted files, in ClickHouse and in Simple Log Service."""
+def in_bucket(storage: ObjectStorage, folder: str) -> Store:
+    """A copy of a folder."""
+    bucket = storage.bucket(fresh=3600)
+    assert upload(folder, bucket).files > 0
+    return Store(bucket)
+
+
+def everywhere(
+    server: ChdbServer, sls: SlsServer, storage: ObjectStorage, folder: Path, batches: list[Batch]
+) -> list[Source]:
+    """The same rows in files, in compacted files, both in a bucket, in ClickHouse and in Simple Log Service."""
     plain, compacted = in_parquet(folder / "plain", batches), in_parquet(folder / "compacted", batches)
-    assert compact(compacted.folder).files > 0
-    return [plain, compacted, in_clickhouse(server, batches), in_sls(sls, batches)]
+    assert compact(compacted.name).files > 0
+    copies = [in_bucket(storage, each.name) for each in (plain, compacted)]
+    return [plain, compacted, *copies, in_clickhouse(server, batches), in_sls(sls, batches)]
 
 
-def test_the_same_rows_give_the_same_answers(server: ChdbServer, sls: SlsServer, tmp_path: Path) -> None:
+def test_the_same_rows_give_the_same_answers(
+    server: ChdbServer, sls: SlsServer, storage: ObjectStorage, tmp_path: Path
+) -> None:
     log = Log(tmp_path).tick(0).session(7, ANN, 100, [(100, 400)], 400)
     batches = [log.batch(), log.tick(420).batch()]
     log.session(8, BOB, 300, [(300, 500)], 500, port=4001).session(
@@ -98,7 +120,7 @@ def test_the_same_rows_give_the_same_answers(server: ChdbServer, sls: SlsServer,
     batches.append(log.tick(9000).batch())
     log.number += 3  # rows that never came
     batches.append(log.tick(20_000).batch())
-    parquet, *others = everywhere(server, sls, tmp_path, batches)
+    parquet, *others = everywhere(server, sls, storage, tmp_path, batches)
     for address, seconds in (
         ("203.0.113.1", 450), ("172.16.10.13", 6050), ("203.0.113.7", 9500), ("203.0.113.1", 30_000),
     ):  # fmt: skip
@@ -107,16 +129,18 @@ def test_the_same_rows_give_the_same_answers(server: ChdbServer, sls: SlsServer,
         ):  # fmt: skip
             asked: dict[str, Any] = {"protocol": protocol, "at": at(seconds), "remote": remote, "tolerance": 60}
             answer = who(parquet, address, port, **asked)
-            assert [who(other, address, port, **asked) for other in others] == [answer] * 3
+            assert [who(other, address, port, **asked) for other in others] == [answer] * 5
     for start, end in ((90, 9000), (500, 25_000)):
         for host in ("10.0.0.6", "192.0.2.1"):
             span: dict[str, Any] = {"at": at(start), "until": at(end)}
             had, met = what(parquet, host, **span), talked(parquet, "198.51.100.53", **span)
-            assert [what(other, host, **span) for other in others] == [had] * 3
-            assert [talked(other, "198.51.100.53", **span) for other in others] == [met] * 3
+            assert [what(other, host, **span) for other in others] == [had] * 5
+            assert [talked(other, "198.51.100.53", **span) for other in others] == [met] * 5
 
 
-def test_a_row_s_label_comes_back_as_it_was_recorded(server: ChdbServer, tmp_path: Path) -> None:
+def test_a_row_s_label_comes_back_as_it_was_recorded(
+    server: ChdbServer, storage: ObjectStorage, tmp_path: Path
+) -> None:
     log = Log(tmp_path).tick(0).session(7, ANN, 100, [(100, 400), (500, 600)], 600)
     batch = log.batch()
     hosts = [row["kind"] for row in batch.rows(local=True) if row["pri_ip"] == HOST]
@@ -125,13 +149,13 @@ def test_a_row_s_label_comes_back_as_it_was_recorded(server: ChdbServer, tmp_pat
     labels = tuple(next(texts) if row["pri_ip"] == HOST else None for row in batch.rows())
     batches = [replace(batch, labels=labels), log.tick(700).batch(), log.tick(9000).batch()]
     plain, compacted = in_parquet(tmp_path / "plain", batches), in_parquet(tmp_path / "compacted", batches)
-    assert compact(compacted.folder).files > 0
+    assert compact(compacted.name).files > 0
     old = ClickHouseSink(server.url, table="old")
     server.ask(old.table_definition((26, 1)).replace("label String CODEC(ZSTD(1)), ", ""))
     old.open()
     for batch in batches:
         old.deliver(replace(batch, labels=None))
-    for source in (plain, compacted, in_clickhouse(server, batches)):
+    for source in (plain, compacted, in_bucket(storage, compacted.name), in_clickhouse(server, batches)):
         told = {
             seconds: who(source, "203.0.113.1", 4000, protocol="tcp", at=at(seconds)).matches[0].recorded_labels
             for seconds in (100, 200, 450, 550)
@@ -227,9 +251,10 @@ def rows_of(store: Store) -> list[Batch]:
 
 @pytest.mark.parametrize(("seed", "in_blocks"), [(3, False), (14, False), (40_001, True), (40_004, True)])
 def test_a_random_life_has_the_same_answers_everywhere_and_each_is_right(
-    server: ChdbServer, sls: SlsServer, seed: int, in_blocks: bool
+    server: ChdbServer, sls: SlsServer, storage: ObjectStorage, seed: int, in_blocks: bool
 ) -> None:
-    """A redacted log is left out: in one table its rows would stand in the place of the others'."""
+    """A copy in a bucket, with whatever damage, has the answers of the folder. A redacted log is left out of the others: in one
+    table its rows would stand in the place of the others'."""
     with lived(seed, steps=40, in_blocks=in_blocks) as life:
         store = Store(life.folder / "log")
         redacted = {each.name for each in store.parts() if "second" in each.name}
@@ -239,6 +264,9 @@ def test_a_random_life_has_the_same_answers_everywhere_and_each_is_right(
         if not batches:
             pytest.skip("no row was delivered in this life")
         sources = [in_clickhouse(server, batches), in_sls(sls, batches)]
+        bucket = storage.bucket(fresh=3600)
+        storage.copy(life.folder / "log", bucket)
+        copy = Store(bucket)
         for _ in range(20):
             asked = life.draw()
             question = life.question_of(asked)
@@ -246,6 +274,7 @@ def test_a_random_life_has_the_same_answers_everywhere_and_each_is_right(
             judged = judge_listing if question.subject in ("inside", "remote") else judge
             assert judged(life.truth, answer, asked, round(asked.at, 3)) == "", (asked, answer)
             assert other == answer, asked
+            assert answered(question, copy, Waiting()) == answered(question, store, Waiting()), asked
             if not redacted and not life.may_damage:
                 assert answer == answered(question, store, Waiting()), asked
 

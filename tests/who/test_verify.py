@@ -14,7 +14,7 @@ import pytest
 from natcore import ConfigurationError
 from natcore.sessionlog.collector import Collector
 from natcore.sinks import Batch, ParquetSink
-from natcore.sinks._parquet_folder import read_footer, read_removals, removal_lines, sha256_of
+from natcore.sinks._parquet_folder import read_footer, removal_lines, sha256_of
 from natcore.who.store import Store
 from natcore.who.verify import verify
 from support.log_fakes import FakeClock, FakeCore, make_records
@@ -250,7 +250,7 @@ def test_retention_by_age_is_no_finding_and_is_told(tmp_path: Path, caplog: pyte
     now = START + 600 + 100 * 3600
     left = write(tmp_path, 10, keep_days=96 / 24, wall=lambda: now)  # rows end at START + 600 s + n hours
     assert len(left) == 6 and verify(tmp_path).ok and verify(tmp_path).removed == 4
-    removals = read_removals(tmp_path)
+    removals = [removal for removal, _ in removal_lines(tmp_path)]
     assert [removal.first_number for removal in removals] == [0, 1, 2, 3]
     assert {(removal.reason, removal.removed_at) for removal in removals} == {("keep_days", now)}
     assert len([record for record in caplog.records if hasattr(record, "removal")]) == 4
@@ -262,7 +262,7 @@ def test_retention_by_bytes_keeps_the_newest(tmp_path: Path) -> None:
     folder = tmp_path / "log"
     write(folder, 10, keep_bytes=size * 4)
     assert 3 <= len(list(folder.glob("*.parquet"))) <= 4
-    assert verify(folder).ok and {removal.reason for removal in read_removals(folder)} == {"keep_bytes"}
+    assert verify(folder).ok and {removal.reason for removal, _ in removal_lines(folder)} == {"keep_bytes"}
     write(folder, 3, first=10, keep_bytes=0)
     assert len(list(folder.glob("*.parquet"))) == 1 and verify(folder).ok
 
@@ -284,7 +284,7 @@ def test_a_removal_that_was_told_is_made_after_a_crash(tmp_path: Path) -> None:
     ParquetSink(tmp_path).open()
     assert not paths[0].exists() and verify(tmp_path).ok
     write(tmp_path, 1, first=8, keep_bytes=0)
-    assert [removal.first_number for removal in read_removals(tmp_path)] == [
+    assert [removal.first_number for removal, _ in removal_lines(tmp_path)] == [
         0,
         1,
         2,

@@ -42,8 +42,8 @@ Log = Annotated[
     str | None,
     typer.Option(
         metavar="FOLDER|URL",
-        help="The folder of the log's Parquet files, or ClickHouse's http://HOST:8123/DATABASE/TABLE; user and password "
-        "in NATCORE_CLICKHOUSE_USER and NATCORE_CLICKHOUSE_PASSWORD.",
+        help="The folder of the log's Parquet files, or s3://BUCKET/PREFIX, or ClickHouse's http://HOST:8123/DATABASE/TABLE; "
+        "user and password in NATCORE_CLICKHOUSE_USER and NATCORE_CLICKHOUSE_PASSWORD.",
     ),
 ]
 Spool = Annotated[Path | None, typer.Option(help="The folder where rows wait for their destination.")]

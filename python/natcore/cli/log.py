@@ -1,4 +1,4 @@
-"""The commands of the session log's files: log top, usage, refusals, export, verify."""
+"""The commands of the session log's files: log top, usage, refusals, export, verify, compact, upload."""
 
 from __future__ import annotations
 
@@ -34,11 +34,14 @@ def add_to(app: typer.Typer) -> None:
 log_app = typer.Typer(
     no_args_is_help=True,
     help="The session logs of the running gateway (list, start, stop, retry), and their files (top, usage, refusals, export, "
-    "verify).",
+    "verify, compact, upload).",
 )
 add_log_commands(log_app)
 
-Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of the log's Parquet files.")]
+Folder = Annotated[
+    str, typer.Argument(metavar="FOLDER|URL", help="The folder of the log's Parquet files, or s3://BUCKET/PREFIX.")
+]
+LocalFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of the log's Parquet files.")]
 From = Annotated[str | None, typer.Option("--from", help="Rows that ended at this time or later, with its zone.")]
 Until = Annotated[str | None, typer.Option("--until", help="Rows that ended before this time.")]
 
@@ -112,7 +115,9 @@ def show_refusals(
     log: Annotated[
         str,
         typer.Argument(
-            metavar="FOLDER|URL", help="The log's Parquet files, or ClickHouse's http://HOST:8123/DATABASE/TABLE."
+            metavar="FOLDER|URL",
+            help="The log's Parquet files (a folder, or s3://BUCKET/PREFIX), or ClickHouse's "
+            "http://HOST:8123/DATABASE/TABLE.",
         ),
     ],
     start: Annotated[str, typer.Option("--from", help="The begin of the span, with its zone.")],
@@ -228,7 +233,7 @@ def verify(
 
 @log_app.command("compact")
 def compact_files(
-    folder: Folder,
+    folder: LocalFolder,
     as_json: Json = False,
 ) -> None:
     """Put the files of each hour that is over into sorted ones, by which questions of an endpoint are faster.
@@ -245,7 +250,37 @@ def compact_files(
         say(f"{done.parts:,} files are {done.files:,} now, of {done.rows:,} rows: {folder}")
 
 
-def _store(folder: Path) -> Store:
+@log_app.command("upload")
+def upload_files(
+    folder: LocalFolder,
+    target: Annotated[str, typer.Argument(metavar="URL", help="s3://BUCKET/PREFIX, of this folder alone.")],
+    settled: Annotated[
+        float,
+        typer.Option(help="Seconds without a change after which a file stays: more than the sink's roll_seconds."),
+    ] = 4500.0,
+    as_json: Json = False,
+) -> None:
+    """Copy the closed files into object storage; again, for what has come since. Nothing there is deleted.
+
+    The endpoint, the region and the key are AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of the
+    environment.
+    """
+    with failing(as_json):
+        from natcore.who.upload import upload
+
+        done = upload(folder, target, settled=settled)
+    if as_json:
+        report.print_json({"ok": not done.damaged, **asdict(done)})
+    else:
+        for path in done.damaged:
+            say(f"damaged: {path}: it is not as it was written, and is not copied; natcore log verify tells more")
+        say(
+            f"{done.files:,} files, {done.bytes:,} bytes copied; {done.there:,} were there, {done.later:,} are for later"
+        )
+    raise typer.Exit(exit_codes.Answer.FINDINGS if done.damaged else 0)
+
+
+def _store(folder: str) -> Store:
     from natcore.who.store import Store
 
     return Store(folder)

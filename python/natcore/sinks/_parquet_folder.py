@@ -12,7 +12,7 @@ import os
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from natcore.errors import ConfigurationError, UntrustedFileError
 from natcore.internal.extras import extra
@@ -109,8 +109,16 @@ def read_footer(path: Path) -> Footer | None:
     """Read a file's metadata; None: not a session log's file, or damaged."""
     try:
         with os.fdopen(open_regular(path), "rb") as file:
-            metadata = pq.read_metadata(file).metadata
-    except (pa.ArrowException, UntrustedFileError):
+            return footer_in(file)
+    except UntrustedFileError:
+        return None
+
+
+def footer_in(file: BinaryIO) -> Footer | None:
+    """As `read_footer`, of an open file."""
+    try:
+        metadata = pq.read_metadata(file).metadata
+    except pa.ArrowException:
         return None
     except OSError as error:
         if error.errno is not None:  # the system's; what Arrow cannot parse has none
@@ -119,11 +127,6 @@ def read_footer(path: Path) -> Footer | None:
     except ValueError:  # a name of a column that is no text
         return None
     return decode(metadata) if metadata else None
-
-
-def read_removals(folder: Path) -> list[Removal]:
-    """Return what retention removed, in order; a line torn by a crash is no removal."""
-    return [removal for removal, _ in removal_lines(folder)]
 
 
 def removal_lines(folder: Path) -> list[tuple[Removal, str]]:
@@ -141,11 +144,15 @@ Line = TypeVar("Line", Removal, Compaction)
 
 def _lines(path: Path, kind: type[Line]) -> list[tuple[Line, str]]:
     try:
-        lines = read_regular(path).split(b"\n")
+        return lines_of(read_regular(path), kind)
     except FileNotFoundError:
         return []
+
+
+def lines_of(data: bytes, kind: type[Line]) -> list[tuple[Line, str]]:
+    """Return the lines of such a file, each with its SHA-256; one that a crash tore is none."""
     found = []
-    for line in lines[:-1]:
+    for line in data.split(b"\n")[:-1]:
         told = read_fields(line, kind)
         if told and Path(told.file).name == told.file and told.file.endswith(".parquet"):  # in this folder
             found.append((told, hashlib.sha256(line).hexdigest()))
@@ -165,9 +172,19 @@ class Seal:
 def read_seal(folder: Path) -> Seal | None:
     """Read the seal; None: there is none, or a crash tore it."""
     try:
-        return read_fields(read_regular(folder / SEAL), Seal)
+        return seal_of(read_regular(folder / SEAL))
     except (FileNotFoundError, UntrustedFileError):
         return None
+
+
+def seal_of(data: bytes) -> Seal | None:
+    """Return the seal; None: a crash tore it."""
+    return read_fields(data, Seal)
+
+
+def encode_line(value: Removal | Compaction | Seal) -> bytes:
+    """Return a line of these files, without its end."""
+    return compact(asdict(value)).encode()
 
 
 class Lock:
@@ -332,11 +349,11 @@ class Folder:
         if not has_rows(kept.path, table):
             remove(kept.path)
             raise OSError(f"{kept.path}: what was written is not what was read")
-        line = compact(asdict(Compaction(
+        line = encode_line(Compaction(
             kept.path.name, kept.sha256, footer.instance, footer.run, footer.first_number, footer.last_number,
             footer.first_time, footer.last_time, len(table), kept.size_bytes,
             " ".join(f"{name}={sha256}" for name, sha256 in footer.replaces), now, self.compactions,
-        ))).encode()  # fmt: skip
+        ))  # fmt: skip
         _append(self.path / COMPACTED, line + b"\n")
         self.compactions = hashlib.sha256(line).hexdigest()
         names = {part.path.name for part in parts}
@@ -369,7 +386,7 @@ class Folder:
         name, sha256 = self._tip
         try:
             with replaced(self.path / SEAL) as file:
-                file.write(compact(asdict(Seal(name, sha256, self.removals, self.compactions))).encode())
+                file.write(encode_line(Seal(name, sha256, self.removals, self.compactions)))
         except OSError as error:  # the file itself is durable, and the next one names it
             _log.error("%s: %s; until the next file readers do not trust the newest", self.path / SEAL, error)
             return False
@@ -406,7 +423,7 @@ class Folder:
             footer.first_time, footer.last_time, kept.size_bytes, now, reason,
             self.removals,
         )  # fmt: skip
-        line = compact(asdict(removal)).encode()
+        line = encode_line(removal)
         _append(self.path / REMOVED, line + b"\n")
         self.removals = hashlib.sha256(line).hexdigest()
         self._seal()

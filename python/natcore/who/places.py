@@ -65,17 +65,20 @@ def source_of(kind: str, arguments: Mapping[str, Any]) -> Source:
 
 
 def source_at(text: str) -> Source:
-    """Return the source of a folder of Parquet files, or of http://HOST:PORT/DATABASE/TABLE, ClickHouse's.
+    """Return the source of a folder of Parquet files, of s3://BUCKET/PREFIX, where such files are, or of
+    http://HOST:PORT/DATABASE/TABLE, ClickHouse's.
 
-    ClickHouse's user and password are NATCORE_CLICKHOUSE_USER and NATCORE_CLICKHOUSE_PASSWORD of the environment. Raises
-    ConfigurationError.
+    A bucket's endpoint, region and key are AWS_… of the environment (natcore.who.bucket); ClickHouse's user and password are
+    NATCORE_CLICKHOUSE_USER and NATCORE_CLICKHOUSE_PASSWORD. Raises ConfigurationError.
     """
     url = urlsplit(text)
     if url.scheme not in ("http", "https"):
         return source_of("parquet", {"folder": text})
     names = url.path.strip("/").split("/")
     if len(names) != 2 or "@" in url.netloc or url.query:
-        raise ConfigurationError(f"--log must be a folder, or http://HOST:PORT/DATABASE/TABLE, got {show(text)}")
+        raise ConfigurationError(
+            f"--log must be a folder, s3://BUCKET/PREFIX or http://HOST:PORT/DATABASE/TABLE, got {show(text)}"
+        )
     login = {
         "user": os.environ.get("NATCORE_CLICKHOUSE_USER"), "password": os.environ.get("NATCORE_CLICKHOUSE_PASSWORD"),
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""A folder of the session log's Parquet files, for queries: an index of the files by their metadata, and DuckDB.
+"""The session log's Parquet files, for queries: an index of the files by their metadata, and DuckDB.
 
 Footers are read once and kept; a file that is written again or removed is noticed at the next question.
 """
@@ -9,35 +9,22 @@ import logging
 import os
 import re
 import threading
-import time
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
-from pathlib import Path
 from time import gmtime, strftime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from natcore.errors import ConfigurationError, Error, UntrustedFileError
+from natcore.errors import Error, UntrustedFileError
 from natcore.internal.extras import extra
 from natcore.internal.redaction import show
 from natcore.sessionlog.file_metadata import Footer
-from natcore.sinks._parquet_folder import (
-    COMPACTED,
-    REMOVED,
-    SEAL,
-    Removal,
-    Seal,
-    compaction_lines,
-    read_footer,
-    read_removals,
-    read_seal,
-    sha256_of,
-)
+from natcore.sinks._parquet_folder import COMPACTED, REMOVED, SEAL, Removal, Seal
 from natcore.who.conclude import Gap, Row
+from natcore.who.files import Files, Listing, Stamp, files_at
 from natcore.who.source import (
     REDACTED,
     DamagedPart,
@@ -61,13 +48,10 @@ _COLUMNS = (  # as _row takes them
     "epoch_us(end_time), session"
 )
 _SESSION_KINDS = ("window", "create", "end")
-_LARGE_FOLDER = 256  # files, from which on a listing is kept
-_LISTED_NS = 60_000_000_000  # for so long at most
-_SETTLED_NS = 2_000_000_000  # that a folder's change lies back: a later one has another time, however coarse
 _NAME = re.compile(r"\d{8}T\d{6}Z-(?P<run>[^-]+)-\d+(-\d+)?\.parquet")
 
 _log = logging.getLogger(__name__)
-Stamp = tuple[int, int, int]  # what changes when a file is written again: inode, bytes, nanoseconds
+Value = TypeVar("Value")
 
 
 class _Look(NamedTuple):
@@ -77,15 +61,6 @@ class _Look(NamedTuple):
     parts: list[Part]
     footers: dict[str, Footer]
     asked: set[str]
-
-
-class _Listing(NamedTuple):
-    """What is in a folder: looked, changed: nanoseconds since 1970; its folders and Parquet files, these sorted."""
-
-    looked: int
-    changed: int
-    folders: list[str]
-    files: list[str]
 
 
 class _Removed(NamedTuple):
@@ -149,22 +124,34 @@ class _Names:
 
 
 class Store(Source):
-    """The Parquet files in `folder` and the folders below it. Thread-safe; give the same one to many questions.
+    """The Parquet files in a folder and the folders below it. Thread-safe; give the same one to many questions.
 
-    Raises ConfigurationError where there is no such folder. A file that is not the session log's is passed over,
-    one that is damaged is named in `damaged`.
+    Parameters
+    ----------
+    where
+        The folder; "s3://BUCKET/PREFIX"; or a `natcore.who.bucket.Bucket`, which has more arguments.
+
+    Raises
+    ------
+    ConfigurationError
+        There is no such folder.
+    Error
+        The bucket does not answer.
+
+    Notes
+    -----
+    A file that is not the session log's is passed over, one that is damaged is named in `damaged`.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
-        if not self.folder.is_dir():
-            raise ConfigurationError(f"store must be a ParquetSink's folder, got {show(str(folder))}")
+    def __init__(self, where: Files | str | os.PathLike[str]) -> None:
+        self._files = files_at("store", where)
+        self.name = self._files.name
         self._lock = threading.Lock()
         self._footers: dict[str, tuple[Stamp, Footer | None]] = {}
         self._damaged: dict[str, Stamp] = {}  # left out; what their footers say of other files' hashes still counts
         self._hashes: dict[str, tuple[Stamp, str]] = {}
         self._seals: dict[str, tuple[Stamp, Seal | None]] = {}
-        self._listings: dict[str, _Listing] = {}
+        self._listings: dict[str, Listing] = {}
         self._names: _Names | None = None
         self._told_removals: dict[str, _Removed] = {}
         self._compactions: dict[str, tuple[Stamp, str, dict[str, str]]] = {}
@@ -187,23 +174,25 @@ class Store(Source):
             return sorted({*unreadable, *self._damaged})
 
     def removals(self) -> list[Removal]:
-        """Return what retention removed, of all folders."""
-        return [removal for _, told in self._removals() for removal in told.removals]
+        """Return what retention removed, of all folders, and is not there any more."""
+        with self._lock:
+            names, _ = self._scan()
+            return [
+                removal for folder, told in self._removals() for removal in told.removals
+                if f"{folder}/{removal.file}" not in names.paths
+            ]  # fmt: skip
 
     def _removals(self) -> Iterator[tuple[str, _Removed]]:
         """Yield the removals of each folder; a file of them is read again only if it was written again."""
-        for root, _, names in os.walk(self.folder):
-            if REMOVED not in names:
+        for folder in self._listings:
+            stamp = self._files.stamp(f"{folder}/{REMOVED}")
+            if stamp is None:
                 continue
-            try:
-                stamp = _stamp(os.lstat(f"{root}/{REMOVED}"))
-            except FileNotFoundError:  # the folder went meanwhile
-                continue
-            known = self._told_removals.get(root)
+            known = self._told_removals.get(folder)
             if known is None or known.stamp != stamp:
-                found = read_removals(Path(root))
-                known = self._told_removals[root] = _Removed(stamp, found, _first_and_last(root, found))
-            yield root, known
+                found = [removal for removal, _ in self._files.removals(folder)]
+                known = self._told_removals[folder] = _Removed(stamp, found, _first_and_last(folder, found))
+            yield folder, known
 
     def removed(self) -> dict[str, list[Gap]]:
         """Return what retention removed, by the gateway's instance."""
@@ -309,49 +298,58 @@ class Store(Source):
             )
 
     def rows(self, columns: str, where: str, values: Mapping[str, Any], files: Iterable[Part]) -> list[Any]:
-        """SELECT columns, or filename, from the files' rows; `where` has $names of values."""
+        """SELECT columns, the first of which is filename, from the files' rows; `where` has $names of values."""
         paths = [file.name for file in files]
-        return self.sql(
-            f"SELECT {columns} FROM read_parquet($files, filename = true) WHERE {where}", {**values, "files": paths}
-        )
+        statement = f"SELECT {columns} FROM read_parquet($files, filename = true) WHERE {where}"
+
+        def named(found: duckdb.DuckDBPyConnection, opened: Mapping[str, str]) -> list[Any]:
+            names = {file: path for path, file in opened.items()}
+            return [(names[file], *rest) for file, *rest in found.fetchall()]
+
+        return self._execute(statement, {**values, "files": paths}, named) or []
 
     def sql(self, statement: str, values: Mapping[str, Any]) -> list[Any]:
         """Return the rows of a statement over read_parquet($files); files that were removed meanwhile are left out."""
-        found = self._execute(statement, values)
-        return [] if found is None else found.fetchall()
+        return self._execute(statement, values, lambda found, _: found.fetchall()) or []
 
     def columns(self, statement: str, values: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
         """As `sql`, as numpy arrays by name; empty if no file is left."""
-        found = self._execute(statement, values)
-        return {} if found is None else found.fetchnumpy()
+        return self._execute(statement, values, lambda found, _: found.fetchnumpy()) or {}
 
-    def _execute(self, statement: str, values: Mapping[str, Any]) -> duckdb.DuckDBPyConnection | None:
-        """Run the statement; None: no file is left. Raises PartsMoved, DamagedPart."""
-        if not values["files"]:
+    def _execute(
+        self, statement: str, values: Mapping[str, Any],
+        taken: Callable[[duckdb.DuckDBPyConnection, Mapping[str, str]], Value],
+    ) -> Value | None:  # fmt: skip
+        """Return what `taken` takes of the statement's result and the files that were read, by path; None: no file is left.
+
+        Raises PartsMoved, DamagedPart."""
+        paths: list[str] = values["files"]
+        if not paths:
             return None
-        self._check_unmoved(values["files"])
-        try:
-            return self._database.cursor().execute(statement, dict(values))
-        except duckdb.Error as error:
-            if not all(Path(path).exists() for path in values["files"]):
-                raise PartsMoved(f"{self.folder}: files were put together or removed meanwhile; ask again") from error
-            self._leave_out_damaged(values["files"], error)
-            raise Error(f"{self.folder}: {error}") from error
+        self._check_unmoved(paths)
+        with self._files.opened({path: self._sha256(path) for path in paths}) as opened:
+            try:
+                given = {**values, "files": [opened[path] for path in paths]}
+                return taken(self._database.cursor().execute(statement, given), opened)
+            except duckdb.Error as error:
+                self._check_unmoved(paths)
+                self._leave_out_damaged(opened, error)
+                raise Error(f"{self.name}: {error}") from error
 
     def _check_unmoved(self, paths: Iterable[str]) -> None:
         """Raise PartsMoved where a file is not the one that was looked at. DuckDB opens it by its name, and follows a link."""
         for path in paths:
             known = self._footers.get(path)
-            try:
-                is_same = known is not None and known[0] == _stamp(os.lstat(path))
-            except FileNotFoundError:
-                is_same = False
-            if not is_same:
-                raise PartsMoved(f"{self.folder}: files were put together or removed meanwhile; ask again")
+            if known is None or known[0] != self._files.stamp(path):
+                raise PartsMoved(f"{self.name}: files were put together or removed meanwhile; ask again")
 
-    def _leave_out_damaged(self, paths: Iterable[str], error: duckdb.Error) -> None:
+    def _sha256(self, path: str) -> str:
+        known = self._hashes.get(path)
+        return "" if known is None else known[1]
+
+    def _leave_out_damaged(self, opened: Mapping[str, str], error: duckdb.Error) -> None:
         """Find the files with unreadable rows; DamagedPart names them."""
-        damaged = [path for path in paths if not self._is_readable(path)]
+        damaged = [path for path, file in opened.items() if not self._is_readable(file)]
         with self._lock:
             for path in damaged:
                 if path in self._footers:
@@ -359,10 +357,10 @@ class Store(Source):
         if damaged:
             raise DamagedPart(f"{', '.join(damaged)}: damaged; natcore log verify tells more") from error
 
-    def _is_readable(self, path: str) -> bool:
+    def _is_readable(self, file: str) -> bool:
         try:
             self._database.cursor().execute(
-                "SELECT count(COLUMNS(*)) FROM read_parquet($path)", {"path": path}
+                "SELECT count(COLUMNS(*)) FROM read_parquet($path)", {"path": file}
             ).fetchall()
         except duckdb.Error:
             return False
@@ -375,10 +373,8 @@ class Store(Source):
             self._damaged.pop(gone, None)
             self._hashes.pop(gone, None)
         near, witnesses = names.near(start, end)
-        stamps: dict[str, Stamp] = {}
-        for path in (*near, *witnesses):
-            with suppress(FileNotFoundError):
-                stamps[path] = _stamp(os.lstat(path))
+        stamps = {path: stamp for path in (*near, *witnesses) if (stamp := self._files.stamp(path)) is not None}
+        self._read_footers(stamps)
         footers = {path: footer for path, stamp in stamps.items() if (footer := self._footer(path, stamp)) is not None}
         expected = dict(sealed)
         for path, footer in footers.items():
@@ -386,11 +382,16 @@ class Store(Source):
                 expected[_beside(path, footer.previous)] = footer.previous_sha256
             for name, sha256 in footer.earlier:
                 expected.setdefault(_beside(path, name), sha256)
+        there = {
+            path: parts for path, footer in footers.items()
+            if (parts := [part for name, _ in footer.replaces if (part := _beside(path, name)) in names.paths])
+        }  # fmt: skip
+        self._read_hashes(there, stamps, expected)
         merged: set[str] = set()
-        for path, footer in footers.items():
-            parts = [part for name, _ in footer.replaces if (part := _beside(path, name)) in names.paths]
-            if parts and self._is_as_written(path, stamps[path], expected):  # else a crash left it unfinished
+        for path, parts in there.items():
+            if self._is_as_written(path, stamps[path], expected):  # else a crash left it unfinished
                 merged.update(parts)
+        self._read_hashes((path for path in near if path in footers and path not in merged), stamps, expected)
         found = [
             Part(path, footers[path], self._hashes[path][1]) for path in near
             if path in footers and path not in merged and self._is_as_written(path, stamps[path], expected)
@@ -422,15 +423,43 @@ class Store(Source):
                 for (_, run), paths in sorted(runs.items())
             ]
 
+    def _read_footers(self, stamps: Mapping[str, Stamp]) -> None:
+        """Read the footers that are not known; one that cannot be read is not known after it: a gap."""
+
+        def read(path: str) -> Footer | OSError | None:
+            try:
+                return self._files.footer(path)
+            except OSError as error:  # it is gone, or cannot be read
+                return error
+
+        unread = [
+            path for path, stamp in stamps.items() if path not in self._footers or self._footers[path][0] != stamp
+        ]
+        for path, footer in zip(unread, self._files.map(read, unread), strict=True):
+            if not isinstance(footer, OSError):
+                self._footers[path] = (stamps[path], footer)
+
     def _footer(self, path: str, stamp: Stamp) -> Footer | None:
         known = self._footers.get(path)
-        if known is None or known[0] != stamp:
-            try:
-                known = (stamp, read_footer(Path(path)))
-            except OSError:  # it is gone, or cannot be read: a gap
-                return None
-            self._footers[path] = known
-        return known[1]
+        return known[1] if known is not None and known[0] == stamp else None
+
+    def _read_hashes(self, paths: Iterable[str], stamps: Mapping[str, Stamp], expected: Mapping[str, str]) -> None:
+        """Read the hashes that are not known, of files of which another one tells the hash."""
+        unread = [
+            path for path in paths
+            if path in expected and self._damaged.get(path) != stamps[path]
+            and (path not in self._hashes or self._hashes[path][0] != stamps[path])
+        ]  # fmt: skip
+        for path, sha256 in zip(unread, self._files.map(self._fetched, unread), strict=True):
+            if sha256 is not None:
+                self._hashes[path] = (stamps[path], sha256)
+
+    def _fetched(self, path: str) -> str | None:
+        """Return the file's SHA-256; None: it cannot be read."""
+        try:
+            return self._files.fetch(path)
+        except (OSError, UntrustedFileError):
+            return None
 
     def _scan(self) -> tuple[_Names, dict[str, str]]:
         """Every Parquet file below the folder; and the SHA-256 of the newest of each folder, and of those that were compacted,
@@ -438,6 +467,7 @@ class Store(Source):
         sealed, is_whole = self._scanned()
         if not is_whole:  # a folder that does not tell when it changed, or a file that is gone
             self._listings.clear()
+            self._files.refresh()
             sealed, _ = self._scanned()
         folders = {folder: listing.files for folder, listing in self._listings.items()}
         known = self._names.folders if self._names is not None else {}
@@ -453,7 +483,7 @@ class Store(Source):
         """List the folders; -> the seals' hashes, and whether the newest file of each seal is there."""
         sealed: dict[str, str] = {}
         is_whole = True
-        waiting = [os.fspath(self.folder)]
+        waiting = [self._files.top]
         seen: set[str] = set()
         while waiting:
             here = waiting.pop()
@@ -462,11 +492,15 @@ class Store(Source):
                 sealed[f"{here}/{seal.file}"] = seal.sha256
                 if seal.compactions:
                     sealed.update(self._compacted(here, seal.compactions))
-            listing = self._list(here)
+            known = self._listings.get(here)
+            listing = self._files.listing(here, known)
             if listing is None:  # the folder went meanwhile, and all in it
-                if here == os.fspath(self.folder):
-                    raise Error(f"store={show(str(self.folder))}: the folder is not there any more") from None
+                if here == self._files.top:
+                    raise Error(f"store={show(self.name)}: the folder is not there any more") from None
                 continue
+            if known is not None and known.files == listing.files:
+                listing = listing._replace(files=known.files)
+            self._listings[here] = listing
             seen.add(here)
             waiting += listing.folders
             if seal is not None:
@@ -476,43 +510,16 @@ class Store(Source):
             del self._listings[gone]
         return sealed, is_whole
 
-    def _list(self, folder: str) -> _Listing | None:
-        """Return what is in a folder; None: it is gone. A large folder is listed again when it has changed, or after a while:
-        not every file system tells of changes."""
-        known, now = self._listings.get(folder), time.time_ns()
-        try:
-            changed = Path(folder).stat().st_mtime_ns
-            if (
-                known is not None and len(known.files) >= _LARGE_FOLDER and known.changed == changed
-                and known.looked - changed > _SETTLED_NS and 0 <= now - known.looked < _LISTED_NS
-            ):  # fmt: skip
-                return known
-            folders, files = [], []
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-                    elif entry.name.endswith(".parquet"):
-                        files.append(entry.path)
-        except FileNotFoundError:
-            return None
-        files.sort()
-        if known is not None and known.files == files:
-            files = known.files
-        self._listings[folder] = _Listing(now, changed, folders, files)
-        return self._listings[folder]
-
     def _compacted(self, folder: str, head: str) -> dict[str, str]:
         """Return the SHA-256 by path of the compacted files, up to the line that the seal names: the folder's manifest."""
-        try:
-            stamp = _stamp(os.lstat(f"{folder}/{COMPACTED}"))
-        except FileNotFoundError:
+        stamp = self._files.stamp(f"{folder}/{COMPACTED}")
+        if stamp is None:
             return {}
         known = self._compactions.get(folder)
         if known is None or known[:2] != (stamp, head):
             found: dict[str, str] = {}
             before = ""
-            for line, sha256 in compaction_lines(Path(folder)):
+            for line, sha256 in self._files.compactions(folder):
                 if line.before != before or before == head:
                     break
                 before = sha256
@@ -522,13 +529,12 @@ class Store(Source):
 
     def _seal(self, folder: str) -> Seal | None:
         """Read the file again only if it was written again."""
-        try:
-            stamp = _stamp(os.lstat(f"{folder}/{SEAL}"))
-        except FileNotFoundError:
+        stamp = self._files.stamp(f"{folder}/{SEAL}")
+        if stamp is None:
             return None
         known = self._seals.get(folder)
         if known is None or known[0] != stamp:
-            known = self._seals[folder] = (stamp, read_seal(Path(folder)))
+            known = self._seals[folder] = (stamp, self._files.seal(folder))
         return known[1]
 
     def _is_as_written(self, path: str, stamp: Stamp, expected: Mapping[str, str]) -> bool:
@@ -537,16 +543,17 @@ class Store(Source):
             return False
         wanted = expected.get(path)
         if wanted is None:  # the newest, and newer than the seal was
-            seal = read_seal(Path(path).parent)
-            wanted = seal.sha256 if seal is not None and seal.file == Path(path).name else None
+            folder, _, name = path.rpartition("/")
+            seal = self._files.seal(folder)
+            wanted = seal.sha256 if seal is not None and seal.file == name else None
         if wanted is None:
             return False
         known = self._hashes.get(path)
         if known is None or known[0] != stamp:
-            try:
-                known = self._hashes[path] = (stamp, sha256_of(Path(path)))
-            except (OSError, UntrustedFileError):
+            sha256 = self._fetched(path)
+            if sha256 is None:
                 return False
+            known = self._hashes[path] = (stamp, sha256)
         if known[1] == wanted:
             return True
         _log.error("%s: it is not as it was written; natcore log verify tells more", path)
@@ -591,10 +598,6 @@ def _around(path: str, parts: Sequence[Part]) -> tuple[int, int | None]:
         elif where == folder and other[:16] > name[:16]:
             after = part.footer.first_time if after is None else min(after, part.footer.first_time)
     return before, after
-
-
-def _stamp(stat: os.stat_result) -> Stamp:
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _label(microseconds: int | None, slack: int) -> str | None:

@@ -347,7 +347,7 @@ def export(
         target = f"/proc/self/fd/{file.fileno()}"
         found = _select(store, chosen, f"COPY ({rows}) TO '{target}' ({form}, USE_TMP_FILE false)")
         if not found:
-            raise ConfigurationError(f"store={show(str(store.folder))}: it has no files of that time")
+            raise ConfigurationError(f"store={show(store.name)}: it has no files of that time")
     return int(found[0][0])
 
 

@@ -1,32 +1,21 @@
-"""Verification of a folder of Parquet files: each file has the SHA-256 of the file before it."""
+"""Verification of a log's Parquet files, in a folder or a bucket: each file has the SHA-256 of the file before it."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Literal
 
 from natcore.errors import ConfigurationError
 from natcore.internal.redaction import show
 from natcore.sessionlog.file_metadata import Footer, Numbers, joined_ranges, missing_numbers
-from natcore.sinks._parquet_folder import (
-    COMPACTED,
-    REMOVED,
-    SEAL,
-    Compaction,
-    Removal,
-    Seal,
-    compaction_lines,
-    read_footer,
-    read_seal,
-    removal_lines,
-    sha256_of,
-)
+from natcore.sinks._parquet_folder import COMPACTED, REMOVED, SEAL, Compaction, Removal, Seal
 from natcore.who.anchor import Anchor, Chain
+from natcore.who.files import Files, files_at
 
 _NAME = re.compile(r"\d{8}T\d{6}Z-(?P<run>[^-]+)-(?P<number>\d+)(-\d+)?\.parquet")
 
@@ -91,13 +80,13 @@ class _File:
     footer: Footer
 
 
-def verify(folder: str | os.PathLike[str], anchor: str | Anchor | None = None) -> Verification:
+def verify(folder: Files | str | os.PathLike[str], anchor: str | Anchor | None = None) -> Verification:
     """Read every file of a ParquetSink's folder, and of the folders in it, and compare them.
 
     Parameters
     ----------
     folder
-        The folder.
+        The folder; "s3://BUCKET/PREFIX"; or a `natcore.who.bucket.Bucket`.
     anchor
         A SHA-256 that an earlier verification gave, of any of them, or its whole state; None: none is asked for.
 
@@ -106,12 +95,10 @@ def verify(folder: str | os.PathLike[str], anchor: str | Anchor | None = None) -
     Verification
         `.ok`, and the findings.
     """
-    path = Path(folder)
-    if not path.is_dir():
-        raise ConfigurationError(f"folder must be a ParquetSink's folder, got {show(str(folder))}")
+    place = files_at("folder", folder)
     if isinstance(anchor, str) and not re.fullmatch(r"[0-9a-fA-F]{64}", anchor):
         raise ConfigurationError(f"anchor must be the 64 hexadecimal digits of a SHA-256, got {show(anchor)}")
-    chains = [_verify(each, path) for each in _folders(path)]
+    chains = [_verify(place, each) for each in _folders(place)]
     findings = [finding for chain in chains for finding in chain.findings]
     if not chains:
         findings.append(Finding("missing", "", "there is no file of a session log"))
@@ -127,12 +114,17 @@ def verify(folder: str | os.PathLike[str], anchor: str | Anchor | None = None) -
     )  # fmt: skip
 
 
-def _folders(path: Path) -> list[Path]:
+def _folders(place: Files) -> list[str]:
     """Return the folders that a log writes into, or has written into."""
-    found = []
-    for root, _, names in os.walk(path):
-        if any(name.endswith(".parquet") or name in (REMOVED, SEAL) for name in names):
-            found.append(Path(root))
+    found, waiting = [], [place.top]
+    while waiting:
+        folder = waiting.pop()
+        listing = place.listing(folder)
+        if listing is None:  # it went meanwhile
+            continue
+        waiting += listing.folders
+        if listing.files or any(place.stamp(f"{folder}/{name}") is not None for name in (REMOVED, SEAL)):
+            found.append(folder)
     return sorted(found)
 
 
@@ -152,26 +144,41 @@ class _Chain:
     state: Chain
 
 
-def _verify(path: Path, top: Path) -> _Chain:
+def _read(place: Files, path: str) -> tuple[Footer | None, str, str]:
+    """Return a file's footer and SHA-256; None: why there is none."""
+    try:
+        footer = place.footer(path)
+        if footer is None:
+            return None, "", "it is damaged, or no file of a session log"
+        return footer, place.sha256(path), ""
+    except FileNotFoundError:  # the folder is written to: what was listed is not what is there
+        raise
+    except OSError as error:
+        return None, "", f"it cannot be read: {error.strerror or error}"
+
+
+def _verify(place: Files, path: str) -> _Chain:
     files: dict[str, _File] = {}
     findings: list[Finding] = []
-    for each in sorted(path.glob("*.parquet")):
-        footer = read_footer(each)
+    listing = place.listing(path)
+    paths = [] if listing is None else listing.files
+    for each, (footer, sha256, why) in zip(paths, place.map(partial(_read, place), paths), strict=True):
+        name = each.rpartition("/")[2]
         if footer is None:
-            findings.append(Finding("damaged", each.name, "it is damaged, or no file of a session log"))
+            findings.append(Finding("damaged", name, why))
         else:
-            files[each.name] = _File(each.name, sha256_of(each), footer)
-    compacted = compaction_lines(path)
-    for name in _unfinished(files, read_seal(path), compacted):
+            files[name] = _File(name, sha256, footer)
+    compacted, seal = place.compactions(path), place.seal(path)
+    for name in _unfinished(files, seal, compacted):
         del files[name]
     merged = {name for file in files.values() for name, _ in file.footer.replaces}
     for name in merged & files.keys():  # a crash left it beside the file that has its rows
         del files[name]
-    lines = removal_lines(path)
+    lines = place.removals(path)
     removals = {removal.file: removal for removal, _ in lines}
     findings += [*_names(files), *_links(files, removals, compacted), *_ends(files), *_removals(files, lines)]
-    findings += [*_compactions(path, files, removals, compacted), *_sealed(path, files, lines)]
-    prefix = "" if path == top else f"{path.relative_to(top)}/"
+    findings += [*_compactions(seal, files, removals, compacted), *_sealed(seal, files, lines)]
+    prefix = "" if path == place.top else f"{path.removeprefix(f'{place.top}/')}/"
     named = tuple(Finding(each.kind, f"{prefix}{each.file}", each.text) for each in findings)
     known = {file.sha256 for file in files.values()} | {removal.sha256 for removal, _ in lines}
     known |= {sha256 for file in files.values() for _, sha256 in file.footer.replaces}
@@ -245,7 +252,7 @@ def _removals(files: dict[str, _File], lines: Sequence[tuple[Removal, str]]) -> 
 
 
 def _compactions(
-    path: Path, files: dict[str, _File], removals: dict[str, Removal], lines: Sequence[tuple[Compaction, str]]
+    seal: Seal | None, files: dict[str, _File], removals: dict[str, Removal], lines: Sequence[tuple[Compaction, str]]
 ) -> Iterator[Finding]:
     """Check the manifest: each line names the one before, the seal and files name the last line of their time, and its files
     are as they were written, or were removed by retention."""
@@ -265,14 +272,13 @@ def _compactions(
             yield Finding("changed", COMPACTED, f"{file.name} knew a line that is not there any more")
         if file.footer.order and file.name not in known:
             yield Finding("added", file.name, f"{COMPACTED} does not know it")
-    seal = read_seal(path)
     if seal is not None and seal.compactions != before:
         yield Finding("changed", COMPACTED, "its last line is not the one that the seal knows")
 
 
-def _sealed(path: Path, files: dict[str, _File], lines: Sequence[tuple[Removal, str]]) -> Iterator[Finding]:
+def _sealed(seal: Seal | None, files: dict[str, _File], lines: Sequence[tuple[Removal, str]]) -> Iterator[Finding]:
     """Check that the newest file and the last removal are those of the seal."""
-    seal, tip = read_seal(path), _tip(files)
+    tip = _tip(files)
     if seal is None:
         yield Finding("missing", SEAL, "the seal of the newest file is not there, or damaged")
     elif tip is None or seal.file not in files:
@@ -335,10 +341,17 @@ def _ends(files: dict[str, _File]) -> Iterator[Finding]:
 
 
 def _tip(files: dict[str, _File]) -> _File | None:
-    """Return the newest file: no other continues it."""
-    followed = {file.footer.previous for file in files.values()}
-    ends = [file for file in files.values() if file.name not in followed and not file.footer.order]
-    return max(ends, key=lambda file: file.footer.last_time, default=None)
+    name = newest_of({name: file.footer for name, file in files.items()})
+    return None if name is None else files[name]
+
+
+def newest_of(footers: Mapping[str, Footer]) -> str | None:
+    """Return the newest file of a folder by name: no other continues it. None: there is none.
+
+    The newest one is never compacted where a log writes; a bucket may have compacted ones alone."""
+    followed = {footer.previous for footer in footers.values()}
+    ends = [name for name, footer in footers.items() if name not in followed and not footer.order]
+    return max(ends or footers, key=lambda name: footers[name].last_time, default=None)
 
 
 def _sorted(findings: Sequence[Finding]) -> list[Finding]:
