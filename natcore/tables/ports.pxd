@@ -47,6 +47,7 @@ cdef enum:
     PORT_WORDS = 1024           # 64-bit words of a bitmap
     OWNER_SLOTS = 4096
     PORT_UNIT = 64              # consecutive ports that one worker prefers
+    LANES = 128                 # what is divided among workers: of units of ports, and of inside addresses
     BITMAP_BYTES = PORT_WORDS * 8
     GROUPS = 64                 # of 16 words: 1,024 ports
     SUPERS = 8                  # of 8 groups
@@ -166,8 +167,8 @@ cdef inline bint has_ports(uint8_t protocol) noexcept nogil:
     return protocol == PROTOCOL_TCP or protocol == PROTOCOL_UDP or protocol == PROTOCOL_ICMP
 
 cdef inline uint32_t worker_preferring(const Ports* ports, uint32_t port) noexcept nogil:
-    """The worker that prefers this port."""
-    return port // ports.unit % ports.workers
+    """The worker that prefers this port. Socket filters and a device's RSS compute the same."""
+    return port // ports.unit % LANES % ports.workers
 
 cdef inline uint64_t random64(Ports* ports) noexcept nogil:
     cdef uint64_t random = random32(&ports.random)

@@ -431,12 +431,19 @@ cdef inline uint32_t free_in(const Ports* ports, const PortMap* map, uint32_t at
     return (counts & 0xFFFF if mask & 1 else 0) + (counts >> 16 if mask & 2 else 0)
 
 
+cdef inline uint32_t next_own(const Ports* ports, uint32_t word, uint32_t worker) noexcept nogil:
+    """The next word that this worker prefers, where a unit is a word (worker_preferring)."""
+    if word % LANES + ports.workers < LANES:
+        return word + ports.workers
+    return (word | (LANES - 1)) + 1 + worker
+
+
 cdef uint32_t pick_own(const Ports* ports, const PortMap* map, uint64_t mask, uint64_t random, uint32_t worker) noexcept nogil:
     """A free port among the words that this worker prefers; or NONE."""
     cdef uint32_t word = worker, count = 0, found, ones
     while word < PORT_WORDS:
         count += ones64(free_of_word(ports, map, word, mask))
-        word += ports.workers
+        word = next_own(ports, word, worker)
     if count == 0:
         return NONE
     found = in_ports(random, count)
@@ -444,7 +451,7 @@ cdef uint32_t pick_own(const Ports* ports, const PortMap* map, uint64_t mask, ui
     ones = ones64(free_of_word(ports, map, word, mask))
     while found >= ones:
         found -= ones
-        word += ports.workers
+        word = next_own(ports, word, worker)
         ones = ones64(free_of_word(ports, map, word, mask))
     return word * 64 + nth_set(free_of_word(ports, map, word, mask), found)
 

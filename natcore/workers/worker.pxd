@@ -7,7 +7,7 @@ from natcore.tables.fragments cimport Fragments
 from natcore.tables.outbox cimport Outbox
 from natcore.log.journal cimport Journal
 from natcore.tables.mappings cimport Mappings
-from natcore.tables.ports cimport Ports
+from natcore.tables.ports cimport LANES, Ports
 from natcore.tables.entries cimport Rules
 from natcore.tables.sessions cimport Sessions
 from natcore.tables.syn_holdoff cimport SynHoldoff
@@ -96,8 +96,13 @@ cdef inline bint holds_all_locks(const Worker* worker) noexcept nogil:
     return worker.shared.count == 1 or worker.shared.all_locked
 
 cdef inline uint32_t worker_of_inside(uint32_t ip, uint32_t count) noexcept nogil:
-    """Worker affinity: the worker, of count, that owns an inside address (host order). Socket filters compute the same."""
-    return (ip * <uint32_t>0x9E3779B1 >> 16) * count >> 16
+    """Worker affinity: the worker, of count, that owns an inside address (host order). Socket filters and a device's RSS, which
+    is linear in the bits of a packet, compute the same (python/natcore/internal/affinity.py)."""
+    ip ^= ip >> 3
+    ip ^= ip >> 5
+    ip ^= ip >> 7
+    ip ^= ip >> 16
+    return ip % LANES % count
 
 cdef inline Sessions* tables_of_all(Worker* worker) noexcept nogil:
     """Head of the linked session tables of all workers."""

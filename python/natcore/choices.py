@@ -28,6 +28,8 @@ Protocol = Literal["tcp", "udp", "icmp"]
 
 Driver = Literal["af_packet", "af_xdp"]
 Favour = Literal["throughput", "latency"]
+Steering = Literal["none", "rss"]
+Steered = Literal["none", "fan-out", "rss"]  # Plane.interfaces
 OnFailure = Literal["forward", "refuse"]
 LogRows = Literal["all", "blocks"]  # Gateway.start_session_log
 Gap = Literal["count", "freeze"]  # Gateway.restore

@@ -806,7 +806,7 @@ class Gateway(Closing):
     def forward(
         self, inside: str | Sequence[str], outside: str, *, driver: choices.Driver = "af_packet",
         favour: choices.Favour = "throughput", threads: bool = True, cpus: Sequence[int] | None = None,
-        block_when_stopped: bool | None = None, fast_path: bool | int = False,
+        block_when_stopped: bool | None = None, fast_path: bool | int = False, steering: choices.Steering = "none",
     ) -> Plane:  # fmt: skip
         """Forward between inside interfaces and an outside one until the plane is stopped.
 
@@ -829,6 +829,9 @@ class Gateway(Closing):
         fast_path
             With driver="af_xdp" and one worker: XDP programs translate packets of established TCP and UDP sessions. A number:
             of so many sessions at most, 1 to 5,000,000; True: 262,144.
+        steering
+            "rss", with driver="af_xdp" and several workers: network cards are set to give each frame to a queue of its worker,
+            where they can (RSS key, table and fields), until the end; "none".
 
         Returns
         -------
@@ -847,7 +850,7 @@ class Gateway(Closing):
 
         return Plane(
             self, inside, outside, driver=driver, favour=favour, threads=threads, cpus=cpus,
-            block_when_stopped=block_when_stopped, fast_path=fast_path,
+            block_when_stopped=block_when_stopped, fast_path=fast_path, steering=steering,
         )  # fmt: skip
 
     def forward_async(

@@ -15,7 +15,7 @@ from natcore import InterfaceError
 from natcore.demo.namespaces import Network
 from natcore.io.af_xdp import XdpSockets
 from natcore.io.umem import FrameMemory
-from natcore.plane import drivers, xdp_program
+from natcore.plane import drivers, ethtool, xdp_program
 from natcore.plane.host_ports import ports_in
 from natcore.plane.links import Link
 from support.netns import at, needs_root, ping, ping_once, until, xdp_missing
@@ -285,7 +285,7 @@ def test_every_queue_is_read(bench: Bench) -> None:
     bench.program.close()
     network.run("b", ["ethtool", "-L", "two", "rx", "2", "tx", "2"])
     network.run("a", ["ethtool", "-L", "one", "rx", "2", "tx", "2"])
-    assert xdp_program.queues_of("two") == 2
+    assert ethtool.queues_of("two") == 2
     index = socket.if_nametoindex("two")
     program = xdp_program.Program(index, bench.mac, 2)
     sockets = XdpSockets(bench.memory, index, queues=2, entries=256)
@@ -375,16 +375,16 @@ def test_what_stands_in_the_way_is_named(bench: Bench, monkeypatch: pytest.Monke
         with pytest.raises(InterfaceError, match=r"'two': it carries VLANs \(two.5\)"):
             access.open(0, two, [], [], {})
     with monkeypatch.context() as patch:
-        patch.setattr(xdp_program, "takes_tags_off", lambda name: True)
+        patch.setattr(ethtool, "takes_tags_off", lambda name: True)
         with pytest.raises(InterfaceError, match="run: ethtool -K two rxvlan off"):
             access.open(0, two, [], [], {})
     with monkeypatch.context() as patch:
-        patch.setattr(xdp_program, "queues_of", lambda name: 65)
+        patch.setattr(ethtool, "queues_of", lambda name: 65)
         with pytest.raises(
             InterfaceError, match="'two' must have at most 64 queues with AF_XDP, got 65; run: ethtool -L two"
         ):
             access.open(0, two, [], [], {})
-        patch.setattr(xdp_program, "queues_of", lambda name: 2)
+        patch.setattr(ethtool, "queues_of", lambda name: 2)
         with pytest.raises(InterfaceError, match="bind of queue 1: Invalid argument"):
             access.open(0, two, [], [], {})
     (driver,) = access.open(0, two, [], [], {})  # after all these, one that goes well
@@ -393,7 +393,7 @@ def test_what_stands_in_the_way_is_named(bench: Bench, monkeypatch: pytest.Monke
 
 
 def test_what_a_device_says_of_itself(bench: Bench) -> None:
-    assert (xdp_program.queues_of("two"), xdp_program.queues_of("lo"), xdp_program.queues_of("nope")) == (1, 1, 1)
-    assert xdp_program.is_virtual("two")
-    assert not xdp_program.takes_tags_off("two")
+    assert (ethtool.queues_of("two"), ethtool.queues_of("lo"), ethtool.queues_of("nope")) == (1, 1, 1)
+    assert ethtool.is_virtual("two")
+    assert not ethtool.takes_tags_off("two")
     assert drivers.vlans_on(socket.if_nametoindex("two")) == []

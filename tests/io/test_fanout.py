@@ -58,9 +58,12 @@ def interpreted(program: bytes, frame: bytes) -> int:
             accumulator = int.from_bytes(frame[start : start + size], "big")
         elif operation == 0xB1:  # BPF_LDX | BPF_MSH
             index = 4 * (frame[14 + constant - (1 << 32) - NETWORK] & 15)
+        elif operation == 0x07:  # BPF_MISC | BPF_TAX
+            index = accumulator
+        elif operation == 0xAC:  # BPF_ALU | BPF_XOR | BPF_X
+            accumulator ^= index
         elif operation & 7 == 4:  # BPF_ALU, modulo 2^32
             accumulator = {
-                0x20: lambda a, k: a * k,
                 0x30: lambda a, k: a // k,
                 0x70: lambda a, k: a >> k,
                 0x90: lambda a, k: a % k,

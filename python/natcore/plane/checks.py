@@ -25,7 +25,7 @@ OFFLOADED_LIMIT = 5_000_000  # sessions of a fast path: 1 GB of the kernel's mem
 def check_arguments(
     inside: str | Sequence[str], outside: str, *, driver: str = "af_packet", favour: str = "throughput",
     threads: bool = True, cpus: Sequence[int] | None = None, block_when_stopped: bool | None = None, workers: int = 1,
-    framing: str = "ethernet", fast_path: bool | int = False, decrement_ttl: bool = True,
+    framing: str = "ethernet", fast_path: bool | int = False, decrement_ttl: bool = True, steering: str = "none",
 ) -> tuple[tuple[str, ...], str, tuple[int, ...]]:  # fmt: skip
     """Return the inside interfaces, the outside one and the workers' processors. Raises ConfigurationError.
 
@@ -42,6 +42,9 @@ def check_arguments(
     if framing != "ethernet":
         raise ConfigurationError(f"framing must be 'ethernet' for a plane, got {framing!r}")
     _check_fast_path(fast_path, driver, workers, decrement_ttl)
+    check_choice("steering", steering, get_args(choices.Steering))
+    if steering != "none" and driver != "af_xdp":
+        raise ConfigurationError(f"driver must be 'af_xdp' for steering={steering!r}, got {driver!r}")
     return insides, outside, processors
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,9 +17,10 @@ from natcore.io.af_xdp import XdpSockets
 from natcore.io.device import Driver
 from natcore.io.fanout import join, listen
 from natcore.io.umem import FrameMemory
-from natcore.plane import xdp_program
+from natcore.plane import ethtool, xdp_program
 from natcore.plane.fanout_program import for_shared_addresses, steering
 from natcore.plane.links import Link, carrier_of, vlans_on
+from natcore.plane.steering import NotSteeredError, Steering
 from natcore.plane.xdp_fast_path import InterfaceMaps, SharedMaps
 from natcore.verdict import Side
 
@@ -28,6 +30,8 @@ RING_ENTRIES = 4096  # of an AF_XDP socket's rings; a worker with several queues
 LEAST_ENTRIES = 512
 LeftRing = tuple[Sequence[int], Sequence[int]]  # PacketRing.leave: descriptors and place
 QUEUES_MOST = 64  # of an interface
+
+_log = logging.getLogger(__name__)
 
 
 class Access(Protocol):
@@ -58,6 +62,9 @@ class Access(Protocol):
         """Set the addresses (host order) that stay with the kernel, those for which the plane answers ARP, and those of which
         the kernel has some ports (PlaneLoop.shared)."""
 
+    def steering(self, number: int) -> tuple[choices.Steered, str]:
+        """Return what gives an open interface's frames to their workers, and why the device does not, where it was to."""
+
 
 class PacketAccess:
     """AF_PACKET: the rings see what the kernel sees; the block keeps the kernel from acting on it. Those of several workers
@@ -65,16 +72,16 @@ class PacketAccess:
 
     def __init__(
         self, links: Sequence[Link], *, at_once: bool = False, workers: int = 1, port_unit: int = 64,
-        fast_path: SharedMaps | None = None,
+        fast_path: SharedMaps | None = None, steer: bool = False,
     ) -> None:  # fmt: skip
         """links: the last one is the outside one. at_once: frames are passed on one by one. port_unit: see steering.
-        fast_path: none, it needs XDP programs."""
+        fast_path, steer: none, they need XDP programs."""
         self._at_once, self._workers = at_once, workers
         self._programs = [steering(side, workers, port_unit) for side in (Side.INSIDE, Side.OUTSIDE)]
         self._outside = len(links) - 1
         for link in links:
             below = carrier_of(link.index)
-            if below is not None and not xdp_program.puts_tags_on(below):
+            if below is not None and not ethtool.puts_tags_on(below):
                 warnings.warn(
                     f"{link.name!r}: {below} cannot put VLAN tags on, so that the kernel refuses super-frames "
                     f"(send_errors): run ethtool -K {below} txvlan on, or gro off on the plane's other interfaces",
@@ -124,11 +131,15 @@ class PacketAccess:
     ) -> None:
         pass
 
+    def steering(self, number: int) -> tuple[choices.Steered, str]:
+        return ("fan-out" if self._workers > 1 else "none"), ""
+
 
 class XdpInterface(XdpSockets):
-    """A worker's sockets of an interface; one worker's hold the program that feeds all of them."""
+    """A worker's sockets of an interface; one worker's hold the program that feeds all of them, and the device's RSS."""
 
     program: xdp_program.Program | None = None
+    steering: Steering | None = None
     _passed = 0  # of a program that is closed
 
     def counters(self) -> dict[str, int]:
@@ -143,24 +154,29 @@ class XdpInterface(XdpSockets):
             self._passed = self.program.passed()
             self.program.close()
             self.program = None
+        if self.steering is not None:
+            self.steering.close()
+            self.steering = None
 
 
 class XdpAccess:
     """AF_XDP: a program takes the frames from the kernel before it sees them. The block holds when the program is gone.
 
     Each worker has memory of its own and a part of the queues of every interface: which frames come there is the device's
-    choice, not by worker affinity. Where there are more workers than queues, the others get nothing and send what
-    they have by packet sockets.
+    choice, by worker affinity only if its RSS can be made so (Steering). Where there are more workers than queues, the others
+    get nothing and send what they have by packet sockets.
     """
 
     def __init__(
         self, links: Sequence[Link], *, at_once: bool = True, workers: int = 1, port_unit: int = 64,
-        fast_path: SharedMaps | None = None,
+        fast_path: SharedMaps | None = None, steer: bool = False,
     ) -> None:  # fmt: skip
-        """at_once: ignored, AF_XDP always delivers at once. port_unit: ignored. fast_path: programs translate packets of
-        offloaded sessions."""
+        """at_once: ignored, AF_XDP always delivers at once. port_unit: Core.port_unit. fast_path: programs translate packets of
+        offloaded sessions. steer: devices give frames to queues of their workers, where they can."""
         self._fast_path, self._outside = fast_path, len(links) - 1
-        parts = [_shares(xdp_program.queues_of(link.name), workers) for link in links]
+        self._steer, self._port_unit = steer and workers > 1, port_unit
+        self._unsteered: dict[int, str] = {}  # by interface: why
+        parts = [_shares(ethtool.queues_of(link.name), workers) for link in links]
         few = [link.name for link, part in zip(links, parts, strict=True) if part[-1][1] == 0]
         if few:
             names, more = ", ".join(few), f"ethtool -L {few[0]} combined {workers} (veth: rx {workers})"
@@ -188,13 +204,13 @@ class XdpAccess:
         shared: Mapping[int, bytes],
     ) -> Sequence[Driver]:
         _check_vlans(link)
-        queues = xdp_program.queues_of(link.name)
+        queues = ethtool.queues_of(link.name)
         if queues > QUEUES_MOST:
             few = f"run: ethtool -L {link.name} combined {QUEUES_MOST}"
             raise InterfaceError(
                 errno.E2BIG, f"{link.name!r} must have at most {QUEUES_MOST} queues with AF_XDP, got {queues}; {few}"
             )
-        virtual = xdp_program.is_virtual(link.name)
+        virtual = ethtool.is_virtual(link.name)
         made: list[Driver] = []
         try:
             with ExitStack() as undo:
@@ -216,8 +232,28 @@ class XdpAccess:
         except OSError as error:
             raise _refused(link, error) from error
         interface.program = program
+        interface.steering = self._steered(number, link, queues)
         self._open[number] = interface
         return made
+
+    def _steered(self, number: int, link: Link, queues: int) -> Steering | None:
+        if not self._steer:
+            return None
+        side, workers = Side.OUTSIDE if number == self._outside else Side.INSIDE, len(self._memories)
+        try:
+            steering = Steering(ethtool.Device(link.name), side, workers, self._port_unit, _shares(queues, workers))
+        except NotSteeredError as error:
+            if self._unsteered.get(number) != str(error):
+                _log.warning("%s: frames are handed off between the workers: %s", link.name, error)
+            self._unsteered[number] = str(error)
+            return None
+        self._unsteered.pop(number, None)
+        return steering
+
+    def steering(self, number: int) -> tuple[choices.Steered, str]:
+        interface = self._open.get(number)
+        steered = interface is not None and interface.steering is not None
+        return ("rss" if steered else "none"), self._unsteered.get(number, "")
 
     def set_mac(self, number: int, mac: bytes) -> None:
         program = self._program(number)
@@ -282,7 +318,7 @@ def _check_vlans(link: Link) -> None:
             f"{link.name!r}: it carries VLANs ({there}), and XDP cannot tell their packets from its own; "
             "use driver='af_packet'",
         )
-    if xdp_program.takes_tags_off(link.name):
+    if ethtool.takes_tags_off(link.name):
         raise InterfaceError(
             errno.EOPNOTSUPP,
             f"{link.name!r}: it takes VLAN tags off, so that XDP would not see them; "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 
+from natcore.internal.affinity import LANES, SHIFTS
 from natcore.internal.protocols import ICMP, TCP, UDP
 from natcore.verdict import Side
 
@@ -16,7 +17,8 @@ from natcore.verdict import Side
 _LOAD_WORD, _LOAD_HALF, _LOAD_BYTE = 0x20, 0x28, 0x30  # into A, from a place
 _LOAD_HALF_FROM_X, _LOAD_BYTE_FROM_X = 0x48, 0x50  # from a place counted from X
 _HEADER_INTO_X = 0xB1  # 4 times the lower half of a byte: the length of an IPv4 header
-_MULTIPLY, _DIVIDE, _MODULO, _SHIFT_RIGHT = 0x24, 0x34, 0x94, 0x74  # A by a constant
+_DIVIDE, _MODULO, _SHIFT_RIGHT = 0x34, 0x94, 0x74  # A by a constant
+_INTO_X, _TOGGLE_X = 0x07, 0xAC  # A into X; A exclusive or X
 _IF_EQUAL, _IF_ANY_BIT = 0x15, 0x45  # jumps: A and a constant
 _RETURN, _RETURN_A = 0x06, 0x16
 _NETWORK, _ETHERTYPE = 0xFFF00000, 0xFFFFF000  # SKF_NET_OFF: the IPv4 header; SKF_AD_OFF + SKF_AD_PROTOCOL
@@ -25,7 +27,6 @@ _IPV4 = 0x0800
 _FRAGMENT = 0x3FFF  # more fragments follow, or an offset
 _ECHO_REPLY = 0
 _WHOLE = 1 << 18  # bytes of a frame that are received: all
-_SPREAD = 0x9E3779B1  # see owner_of_inside
 
 _Line = (
     str | tuple[int, int] | tuple[int, int, str, str]
@@ -51,16 +52,16 @@ def steering(side: Side, workers: int, port_unit: int) -> bytes:
         (_LOAD_HALF_FROM_X, _NETWORK + 2),
         "home",
         (_DIVIDE, port_unit),
+        (_MODULO, LANES),
         (_MODULO, workers),
         (_RETURN_A, 0),
     ]
     by_source: list[_Line] = [
         "source",
         (_LOAD_WORD, _NETWORK + 12),
-        (_MULTIPLY, _SPREAD),
-        (_SHIFT_RIGHT, 16),
-        (_MULTIPLY, workers),
-        (_SHIFT_RIGHT, 16),
+        *(line for shift in SHIFTS for line in ((_INTO_X, 0), (_SHIFT_RIGHT, shift), (_TOGGLE_X, 0))),
+        (_MODULO, LANES),
+        (_MODULO, workers),
         (_RETURN_A, 0),
     ]
     return _assembled(ipv4 + by_source if side is Side.INSIDE else ipv4 + by_port + by_source)

@@ -68,11 +68,18 @@ class Interface:
         It is there, set up, and has a carrier.
     kernel_block
         The kernel's own stack is kept off it, and forwards nothing that comes by it.
+    steering
+        What gives each frame to its worker, where there are several: "fan-out", the kernel's of driver="af_packet"; "rss", the
+        device's, where `Gateway.forward` was asked for steering="rss"; "none".
+    unsteered
+        Why the device does not, where it was to; else empty.
     """
 
     side: choices.PlaneSide
     up: bool
     kernel_block: bool
+    steering: choices.Steered
+    unsteered: str
 
 
 class Plane:
@@ -102,13 +109,14 @@ class Plane:
         block_when_stopped: bool | None = None,
         left: LeftPlane | None = None,
         fast_path: bool | int = False,
+        steering: choices.Steering = "none",
         standing_by: bool = False,
     ) -> None:
         self._closed_fds = True
         self._inside, self._outside, self._cpus = check_arguments(
             inside, outside, driver=driver, favour=favour, threads=threads, cpus=cpus,
             block_when_stopped=block_when_stopped, workers=gateway.workers, framing=gateway.framing,
-            fast_path=fast_path, decrement_ttl=gateway.decrement_ttl,
+            fast_path=fast_path, decrement_ttl=gateway.decrement_ttl, steering=steering,
         )  # fmt: skip
         if gateway.seed is not None:
             warnings.warn(
@@ -121,6 +129,7 @@ class Plane:
         self._standing_by = standing_by
         self._driver = driver
         self._at_once = favour == "latency"
+        self._steer = steering == "rss"
         self._offload_most = min(gateway.max_sessions, OFFLOADED_MOST if fast_path is True else int(fast_path))
         self._fast_path: SharedMaps | None = None
         self._redirects: Redirects | None = None
@@ -274,10 +283,13 @@ class Plane:
         found = {}
         for number, name in enumerate(self._watcher.names):
             opened, link, block = self._opened[number], self._watcher.links[number], self._block
+            steering, unsteered = self._access.steering(number)
             found[name] = Interface(
                 side="outside" if number == self._numbers[-1] else "inside",
                 up=bool(not self._ended and opened and link and link.up and link.carrier),
                 kernel_block=bool(not self._ended and opened and block and block.is_installed(name)),
+                steering=steering if opened and not self._ended else "none",
+                unsteered=unsteered,
             )
         return found
 
@@ -533,7 +545,7 @@ class Plane:
             self._loops.set_fast_path(self._fast_path.table)
         self._access: Access = ACCESS[self._driver](
             links, at_once=self._at_once, workers=self._gateway.workers, port_unit=self._core.port_unit,
-            fast_path=self._fast_path,
+            fast_path=self._fast_path, steer=self._steer,
         )  # fmt: skip
         self._driver_kind = (self._driver, self._at_once, self._gateway.workers, self._core.port_unit)
         self._core.set_reverse_path_filter(True)

@@ -6,14 +6,10 @@ given to one. After that the kernel bypass (kernel_bypass.py) holds, so that not
 
 from __future__ import annotations
 
-import array
-import fcntl
 import os
-import socket
 import struct
 import sys
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from types import MappingProxyType
 
 from natcore.io import bpf
@@ -264,48 +260,3 @@ class Program:
         """Give the interface back to the kernel. Idempotent."""
         while self._fds:
             os.close(self._fds.pop())
-
-
-# ---- the device's own settings ----------------------------------------------------------------------------------
-
-_SIOCETHTOOL = 0x8946  # linux/sockios.h, linux/ethtool.h
-_GET_DRIVER, _GET_FLAGS, _GET_CHANNELS = 0x03, 0x25, 0x3C
-_SEND_VLAN, _RECEIVE_VLAN = 1 << 7, 1 << 8
-
-
-def _ask(name: str, command: int, length: int) -> bytes:
-    """An ethtool request's answer of length bytes. Raises OSError: EOPNOTSUPP, ENODEV."""
-    answer = array.array("B", struct.pack("=I", command).ljust(length, b"\0"))
-    request = struct.pack("16sQ16x", name.encode(), answer.buffer_info()[0])
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
-        fcntl.ioctl(any_socket, _SIOCETHTOOL, request)
-    return answer.tobytes()
-
-
-def queues_of(name: str) -> int:
-    """Return the interface's receive queues (ethtool -l); 1 where the driver does not say."""
-    with suppress(OSError):
-        _, _, _, _, _, received, _, _, combined = struct.unpack("=9I", _ask(name, _GET_CHANNELS, 36))
-        return max(1, int(received + combined))
-    return 1
-
-
-def is_virtual(name: str) -> bool:
-    """Return whether the device is virtual (on no bus, ethtool -i): senders then leave checksums to offload."""
-    with suppress(OSError):
-        return _ask(name, _GET_DRIVER, 196)[100:132].strip(b"\0") in (b"", b"N/A")
-    return True
-
-
-def puts_tags_on(name: str) -> bool:
-    """Whether the device puts 802.1Q tags on frames (ethtool -k: tx-vlan-offload), or does not say."""
-    with suppress(OSError):
-        return bool(struct.unpack("=II", _ask(name, _GET_FLAGS, 8))[1] & _SEND_VLAN)
-    return True
-
-
-def takes_tags_off(name: str) -> bool:
-    """Whether the device takes 802.1Q tags off frames (ethtool -k: rx-vlan-offload). Virtual ones carry them beside."""
-    with suppress(OSError):
-        return not is_virtual(name) and bool(struct.unpack("=II", _ask(name, _GET_FLAGS, 8))[1] & _RECEIVE_VLAN)
-    return False

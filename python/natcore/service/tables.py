@@ -115,6 +115,7 @@ class PlaneTable(Struct, frozen=True, forbid_unknown_fields=True):
     cpus: list[int] | UnsetType = UNSET
     block_when_stopped: bool | UnsetType = UNSET
     fast_path: bool | int | UnsetType = UNSET
+    steering: str | UnsetType = UNSET
 
 
 class ControlTable(Struct, frozen=True, forbid_unknown_fields=True):

@@ -14,6 +14,7 @@ from natcore.config import BLOCKED, Policy
 from natcore.dtypes import END, RECORD, WINDOW
 from natcore.entries.live import SCHEME_FREE
 from natcore.errors import CapacityError
+from natcore.internal.affinity import lane_of_inside
 from natcore.state import rows as state
 from natcore.state.rows import NONE, NUMBERS, SECTIONS
 
@@ -276,8 +277,7 @@ def _together(tables: Tables) -> _All:
 
 def _worker_of(addresses: Column, workers: int) -> Column:
     """Return the worker that owns each inside address (worker_of_inside of natcore/workers/worker.pxd)."""
-    mixed = (addresses.astype(np.uint64) * np.uint64(0x9E3779B1)) & np.uint64(0xFFFFFFFF)
-    return ((mixed >> np.uint64(16)) * np.uint64(workers) >> np.uint64(16)).astype(np.int64)
+    return lane_of_inside(addresses.astype(np.uint32)).astype(np.int64) % workers
 
 
 def _ranks(owners: Column, workers: int) -> Column:

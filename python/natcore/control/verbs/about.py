@@ -36,6 +36,10 @@ def status(context: Context) -> dict[str, Any]:
         {
             "inside": list(plane.inside), "outside": plane.outside, "state": plane.state,
             "counters": plane.counters(), "interfaces": plane.counters_by_interface(),
+            "steering": {
+                name: f"none: {each.unsteered}" if each.unsteered else each.steering
+                for name, each in plane.interfaces().items()
+            },
         }
         for plane in gateway.planes
     ]  # fmt: skip
