@@ -2,7 +2,8 @@
 
 Two `natcore run`, a witness, an inside and an outside host in network namespaces. The active one has so many idle UDP sessions,
 opened by packets, which the standby has as well; a UDP flow has a packet each millisecond, and a TCP connection a byte each
-five; then the active one is killed (SIGKILL). What happened until packets go again is told in milliseconds after that.
+five, and others are opened one after another; then the active one is killed (SIGKILL). What happened until packets go again is
+told in milliseconds after that, and which connections are lost. `--defer`: with `defer = "ack"`, and how long packets waited.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from natcore.testing import craft
 from support.certificates import made
 from support.netns import SERVER, at, ping, until
-from support.pairs import LEASE, Echo, Lab, lab
+from support.pairs import LEASE, Churn, Echo, Lab, lab
 
 SECONDS = 240.0  # that a process has to start, or an image to come
 PER_HOST, FIRST_PORT = 4000, 1024  # sessions of an inside host
@@ -94,7 +95,9 @@ def fail_over(found: Lab, sessions: int) -> tuple[float, float]:
     assert all(flow.goes_on() for flow in flows)
     until(lambda: found.follows("b") and found.ask("a", "status")["peer"]["counters"]["lag_records"] < 100, SECONDS)
     time.sleep(3.0)  # the machine has nothing else to do, and ARP entries may be overridden (locktime)
-    announcements = Announcements(found)
+    announcements, churn = Announcements(found), Churn(found.network)
+    until(lambda: len(churn.answered) > 500)
+    counters = found.ask("a", "status")["planes"][0]["counters"]
     for flow in flows:
         flow.longest = 0.0
     before = len(found.told("b", "role"))
@@ -114,6 +117,11 @@ def fail_over(found: Lab, sessions: int) -> tuple[float, float]:
         moments[f"{what}: last answer"], moments[f"{what}: first answer"] = flow.silent
     for what, moment in sorted(moments.items(), key=lambda each: each[1]):
         print(f"{(moment - killed) * 1000:8.1f} ms  {what}")
+    count, failed = churn.finish()
+    print(f"connections that were opened one after another: {count}, of which {len(failed)} are lost")
+    if counters["deferred_acknowledged"]:
+        left = {name: counters[f"deferred_{name}"] for name in ("acknowledged", "late", "alone", "overflow")}
+        print(f"first packets: {left}, mean wait {counters['deferred_ms'] / sum(left.values()):.1f} ms")
     print(f"without an answer: UDP {flows[0].longest * 1000:.0f} ms, TCP {flows[1].longest * 1000:.0f} ms", flush=True)
     assert [flow.finish() for flow in flows] == ["", ""]
     announcements.close()
@@ -133,15 +141,19 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=1_000_000, help="idle ones, at most 988,000 of 247 hosts")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--lease", type=float, default=LEASE)
+    parser.add_argument("--defer", action="store_true", help="first packets wait for the standby")
     arguments = parser.parse_args()
     sessions = min(arguments.sessions, 247 * PER_HOST)
     addresses = 1 + sessions // PER_ADDRESS
     pool = f"198.18.0.{POOL_FIRST}-198.18.0.{POOL_FIRST + addresses - 1}"
+    more = 'defer = "ack"\n' if arguments.defer else ""
     outages = []
     for _ in range(arguments.rounds):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            with lab(folder, made(folder), pool=pool, sessions=sessions + 10_000, lease=arguments.lease) as found:
+            with lab(
+                folder, made(folder), pool=pool, sessions=sessions + 10_000, lease=arguments.lease, more=more
+            ) as found:
                 for each in ("w", "a"):
                     found.start(each)
                 until(lambda: found.role("a") == "active", SECONDS)

@@ -16,7 +16,7 @@ from natcore.workers.peer_rows cimport (
     PEER_ENDS, PEER_HELD_DOWN, PEER_REFRESHES, PEER_SESSIONS, PeerHeldDown, PeerRefresh, PeerSession,
 )
 from natcore.workers.worker cimport Shared
-from natcore.base.compiler cimport load_relaxed64, store_relaxed64
+from natcore.base.compiler cimport load_relaxed, load_relaxed64, store_relaxed, store_relaxed64, store_release
 from natcore.base.peek cimport peek64
 from natcore.base.spinlock cimport spin_lock, spin_unlock
 
@@ -191,6 +191,43 @@ cdef class Fence:
     def until_ns(self):
         """Until when; 0: for ever."""
         return load_relaxed64(&self.workers.shared.fence_ns)
+
+
+cdef class PeerDeferral:
+    """Holds back, in a gateway's planes, frames of new sessions until a standby has these (natcore/io/deferred_frames.pxd).
+
+    fd: an eventfd, which is open until `close`; it is readable when the standby is to be told. One at a time.
+    """
+    cdef Workers workers
+
+    def __cinit__(self, Workers workers not None, int fd):
+        self.workers = workers
+        self._set(0, fd)
+
+    cdef void _set(self, uint32_t wait_ms, int fd):
+        with nogil:
+            self.workers.lock()
+            store_relaxed(&self.workers.shared.defer_ms, wait_ms)
+            self.workers.shared.defer_fd = fd
+            self.workers.unlock()
+
+    def hold(self, uint32_t wait_ms):
+        """From now on each frame waits so long at most, in ms; 0: no frame waits, and those that do leave."""
+        store_relaxed(&self.workers.shared.defer_ms, wait_ms)
+
+    def begin_cycle(self):
+        """The standby will be told what has changed by now; the cycle's number."""
+        cdef uint32_t cycle = load_relaxed(&self.workers.shared.defer_cycle) + 1
+        store_release(&self.workers.shared.defer_cycle, cycle)
+        return cycle
+
+    def acknowledge(self, uint32_t cycle):
+        """The standby has what it was told in that cycle: frames that waited for it leave."""
+        store_release(&self.workers.shared.defer_acknowledged, cycle)
+
+    def close(self):
+        """Holds nothing back any more. Idempotent."""
+        self._set(0, 0)
 
 
 cdef class PeerStandby:

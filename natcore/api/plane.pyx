@@ -8,6 +8,9 @@ import array
 import threading
 import time
 
+from natcore.io.deferred_frames cimport (
+    DEFERRED_ACKNOWLEDGED, DEFERRED_ALONE, DEFERRED_LATE, DEFERRED_OVERFLOW, deferred_delete, deferred_new,
+)
 from natcore.io.device cimport FRAME_CAPACITY, Driver
 from natcore.io.fast_path cimport FastPath
 from natcore.io.frame_view cimport ArrivedFrames, FrameView, arrived_delete, arrived_new
@@ -20,7 +23,7 @@ from natcore.tables.offload cimport offload_outdate
 from natcore.tables.ports cimport HostPorts, Ports, address_find
 from natcore.workers.locks cimport lock, unlock
 from natcore.io.pending_frames cimport pending_delete, pending_new
-from natcore.io.io_loop cimport clear_errors, clock_of, drop_pending, drain_fd, run, signal_fd, work
+from natcore.io.io_loop cimport clear_errors, clock_of, end_pending, drain_fd, run, signal_fd, work
 from natcore.io.loop_state cimport (
     OTHER_WORKER, ANYWHERE, INTERFACES_MOST, RESOLVE_REQUESTS, VIEWS_MOST, Interface, Loop, ResolveRequest,
 )
@@ -62,7 +65,7 @@ cdef class PlaneLoop:
         self.loop.wake_fd, self.loop.requests_fd = wake_fd, requests_fd
         self.loop.count = interfaces
         self.loop.generated = <uint8_t*>calloc(1, FRAME_CAPACITY)
-        if self.loop.generated == NULL or not pending_new(&self.loop.pending):
+        if self.loop.generated == NULL or not pending_new(&self.loop.pending) or not deferred_new(&self.loop.deferred):
             raise CapacityError("no memory for a plane")
         for i in range(interfaces):
             self.loop.interfaces[i].side = OUTSIDE if i == interfaces - 1 else INSIDE
@@ -83,6 +86,7 @@ cdef class PlaneLoop:
                 free(self.loop.views[i])
         set_delete(&self.loop.local)
         pending_delete(&self.loop.pending)
+        deferred_delete(&self.loop.deferred)
         free(self.loop.generated)
         free(self.loop)
 
@@ -240,12 +244,12 @@ cdef class PlaneLoop:
             self._resume()
 
     def close(self) -> None:
-        """Call it after the loop ended: drops pending frames, closes drivers. Idempotent."""
+        """Call it after the loop ended: sends deferred frames, drops pending ones, closes drivers. Idempotent."""
         self.stop()
         with self._turn:
             with nogil:
                 self._lock()
-                drop_pending(self.loop)
+                end_pending(self.loop)
                 self.loop.worker.links.path_mtus = NULL
                 self.loop.worker.monotonic_clock = False
                 self._unlock()
@@ -490,8 +494,16 @@ cdef class PlaneLoop:
         return load_relaxed64(&self.loop.turned_ns)
 
     def counters(self) -> dict[str, int]:
-        """Cumulative sums by side ("inside_…", "outside_…"), frames left to the kernel on both; the gauge waiting."""
-        result = {"left_to_kernel": 0, "waiting": load_relaxed(&self.loop.pending.frames)}
+        """Cumulative sums by side ("inside_…", "outside_…"), frames left to the kernel on both, deferred frames that have left,
+        by outcome, and how long they waited; the gauges waiting and deferred."""
+        cdef const uint64_t* outcomes = self.loop.deferred.outcomes
+        result = {"left_to_kernel": 0, "waiting": load_relaxed(&self.loop.pending.frames),
+                  "deferred": load_relaxed(&self.loop.deferred.ring.frames),
+                  "deferred_acknowledged": load_relaxed64(&outcomes[DEFERRED_ACKNOWLEDGED]),
+                  "deferred_late": load_relaxed64(&outcomes[DEFERRED_LATE]),
+                  "deferred_alone": load_relaxed64(&outcomes[DEFERRED_ALONE]),
+                  "deferred_overflow": load_relaxed64(&outcomes[DEFERRED_OVERFLOW]),
+                  "deferred_ms": load_relaxed64(&self.loop.deferred.waited_ms)}
         for number in range(self.loop.count):
             side = self.loop.interfaces[number].side
             name = "outside" if side == OUTSIDE else "inside"

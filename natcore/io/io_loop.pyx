@@ -2,6 +2,10 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from natcore.io.deferred_frames cimport (
+    DEFERRED_ALONE, DEFERRED_OVERFLOW, DEFERRED_WAITS, deferred_add, deferred_first, deferred_follows, deferred_outcome,
+    deferred_remove,
+)
 from natcore.io.device cimport FRAME_CAPACITY, Arrival, Device
 from natcore.io.fast_path cimport fold_some, offer
 from natcore.io.loop_state cimport (
@@ -16,7 +20,7 @@ from natcore.workers.locks cimport lock, unlock
 from natcore.workers.worker cimport Worker
 from natcore.nat.admission cimport is_shared_address
 from natcore.nat.clock cimport tick
-from natcore.nat.pipeline cimport count_sides, revoke, take_generated, translate
+from natcore.nat.pipeline cimport FRAME_DEFERRED, count_sides, revoke, take_generated, translate
 from natcore.nat.undelivered cimport subtract_from_others
 from natcore.io.pending_frames cimport (
     PENDING_MS, PendingFrame, pending_add, pending_first, pending_remove, pending_next, pending_sweep,
@@ -66,6 +70,9 @@ cdef enum:
     TIMERS_NS = 10000000        # interval of the sweep, pending frames and announcements
     IDLE_MS = 50                # of poll, when nothing is expected
     BUSY_MS = 5                 # of poll, with frames pending
+    DEFERRED_MS = 1             # of poll, with deferred frames
+    DEFERRED_MOST_MS = 1000     # age at which a deferred frame is dropped: the gateway could not send it
+    OVERFLOW_FRAMES = 256       # that leave at once where there is no space for another deferred one
     ANNOUNCE_AT_ONCE = 32       # gratuitous ARPs in one service
     TURNS_GIVEN = 450           # polls, about a millisecond, until a waiting caller has locked the worker
     DHCP_ANSWER_PORTS = 67 << 16 | 68
@@ -118,7 +125,8 @@ cdef inline bint emit(Interface* interface, const Neighbour* neighbour, Frame* f
     memcpy(link.source, interface.mac, 6)
     interface.queued = True
     # offload still to be done by the device; never for fragments
-    return interface.device.send(interface.device, frame.data, frame.length, offload if frame.flags & ~FRAME_CROSSING else NULL)
+    return interface.device.send(interface.device, frame.data, frame.length,
+                                 offload if frame.flags & ~(FRAME_CROSSING | FRAME_DEFERRED) else NULL)
 
 
 cdef inline void flush(Interface* interface) noexcept nogil:
@@ -196,8 +204,64 @@ cdef void process_pending(Loop* loop, uint32_t now_ms, bint close) noexcept nogi
     pending_sweep(&loop.pending)
 
 
-cdef void drop_pending(Loop* loop) noexcept nogil:
-    """Drops all pending frames; the worker must be locked."""
+cdef void send_deferred(Loop* loop, uint32_t now_ms, uint32_t outcome, uint32_t most) noexcept nogil:
+    """Sends deferred frames that need not wait any more; behind a fence, or long after that, it drops them. outcome: with which
+    all others leave too, or DEFERRED_WAITS; most: how many do. The worker must be locked."""
+    cdef PendingFrame* waiting = deferred_first(&loop.deferred)
+    cdef uint32_t acknowledged = load_acquire(&loop.worker.shared.defer_acknowledged)
+    cdef uint32_t wait_ms = load_relaxed(&loop.worker.shared.defer_ms), how
+    cdef bint fenced = is_fenced(loop)
+    loop.deferred.acknowledged = acknowledged
+    while waiting != NULL and most:
+        if waiting.address:
+            how = deferred_outcome(waiting, acknowledged, wait_ms, now_ms) or outcome
+            if how != DEFERRED_WAITS:
+                if not fenced and now_ms - waiting.since_ms < wait_ms + DEFERRED_MOST_MS:
+                    deliver(loop, &waiting.frame, &waiting.offload, now_ms)
+                else:
+                    drop_undelivered(loop, &waiting.frame)
+                deferred_remove(&loop.deferred, waiting, how, now_ms)
+                most -= 1
+        waiting = pending_next(&loop.deferred.ring, waiting)
+    flush_all(loop)             # before their space is reused: large frames are not copied
+    pending_sweep(&loop.deferred.ring)
+
+
+cdef void run_deferred(Loop* loop) noexcept nogil:
+    """Sends deferred frames, once the standby has acknowledged another cycle, or the first of them has waited long enough."""
+    cdef PendingFrame* first = deferred_first(&loop.deferred)
+    cdef uint32_t wait_ms = load_relaxed(&loop.worker.shared.defer_ms), now_ms = <uint32_t>(clock_of(loop) // 1000000)
+    if first == NULL or is_fenced(loop):
+        return
+    if (load_acquire(&loop.worker.shared.defer_acknowledged) == loop.deferred.acknowledged and wait_ms
+            and now_ms - first.since_ms < wait_ms):
+        return
+    lock_for_batch(loop.worker)
+    send_deferred(loop, now_ms, DEFERRED_WAITS, <uint32_t>-1)
+    unlock(loop.worker)
+    subtract_from_others(loop.worker)
+
+
+cdef bint defer(Loop* loop, Frame* frame, const virtio_net_hdr* offload, uint32_t cycle, uint32_t now_ms) noexcept nogil:
+    """Holds back a frame that opened a session, or follows one that is held back; false: it is to be sent. cycle: for which
+    the first one waits."""
+    cdef bint opened = frame.flags & FRAME_DEFERRED
+    if (not opened and not (loop.deferred.ring.frames and deferred_follows(&loop.deferred, &loop.worker.sessions.key, frame))
+            or frame.length > FRAME_CAPACITY):
+        return False
+    frame.flags |= FRAME_DEFERRED           # the fast path must not be offered it
+    while not deferred_add(&loop.deferred, &loop.worker.sessions.key, frame, offload, opened, cycle, now_ms):
+        send_deferred(loop, now_ms, DEFERRED_OVERFLOW, OVERFLOW_FRAMES)
+    if opened and loop.asked_cycle != cycle and loop.worker.shared.defer_fd:
+        loop.asked_cycle = cycle
+        signal_fd(loop.worker.shared.defer_fd)      # the feed begins the cycle
+    return True
+
+
+cdef void end_pending(Loop* loop) noexcept nogil:
+    """Sends the deferred frames and drops all pending ones; the worker must be locked."""
+    if deferred_first(&loop.deferred) != NULL:
+        send_deferred(loop, <uint32_t>(clock_of(loop) // 1000000), DEFERRED_ALONE, <uint32_t>-1)
     process_pending(loop, 0, True)
 
 
@@ -445,7 +509,8 @@ cdef uint32_t serve(Loop* loop, Interface* interface, Device* device, uint32_t b
     """Serves one batch of an interface's device or tap; frames received."""
     cdef uint32_t arrived, count, i, now_ms
     cdef uint64_t now_ns
-    cdef bint tapped = device != interface.device
+    cdef uint32_t cycle
+    cdef bint tapped = device != interface.device, defers
     if device == NULL or interface.device == NULL:
         return 0
     arrived = device.receive(device, loop.arrivals, budget if budget < BATCH else BATCH)
@@ -461,8 +526,11 @@ cdef uint32_t serve(Loop* loop, Interface* interface, Device* device, uint32_t b
             show_arrived(loop, count)
         translate(loop.worker, loop.frames, count, now_ns)
         count_sides(loop.worker, loop.frames, count)
+        defers = loop.deferred.ring.frames or load_relaxed(&loop.worker.shared.defer_ms)
+        cycle = load_acquire(&loop.worker.shared.defer_cycle) + 1 if unlikely(defers) else 0
         for i in range(count):
-            if loop.frames[i].verdict <= UNTRANSLATED:
+            if loop.frames[i].verdict <= UNTRANSLATED and not (unlikely(defers) and defer(
+                    loop, &loop.frames[i], loop.arrivals[loop.frames[i].tag].offload, cycle, now_ms)):
                 deliver(loop, &loop.frames[i], loop.arrivals[loop.frames[i].tag].offload, now_ms)
             if unlikely(tapped or loop.frames[i].verdict == LOCAL):
                 count_local(loop, interface, &loop.frames[i], tapped)
@@ -525,6 +593,8 @@ cdef uint32_t work(Loop* loop, uint32_t budget) noexcept nogil:
             if unlikely(interface.tap != NULL):
                 done += serve(loop, interface, interface.tap, budget - done if budget > done else 1)
         loop.serve_first = loop.serve_first + 1 if loop.serve_first + 1 < loop.count else 0
+        if unlikely(loop.deferred.ring.frames != 0):
+            run_deferred(loop)
         run_timers(loop)
         if done == before or load_acquire(&loop.park) or load_acquire(&loop.stop):
             break
@@ -546,6 +616,7 @@ cdef void wait_for_work(Loop* loop) noexcept nogil:
     cdef pollfd fds[2 * INTERFACES_MOST + 1]
     cdef uint32_t i, failed = 0
     cdef bint announces
+    cdef int most_ms = IDLE_MS
     for i in range(loop.count):
         fds[i].fd = -1 if loop.interfaces[i].device == NULL else loop.interfaces[i].device.fd
         fds[i].events = POLLIN
@@ -554,7 +625,11 @@ cdef void wait_for_work(Loop* loop) noexcept nogil:
     fds[loop.count].fd = loop.wake_fd
     fds[loop.count].events = POLLIN
     announces = load_relaxed(&loop.announced) <= load_relaxed(&loop.worker.mappings.ports.count) and not is_fenced(loop)
-    if poll(fds, 2 * loop.count + 1, BUSY_MS if loop.pending.frames or announces else IDLE_MS) <= 0:
+    if loop.deferred.ring.frames:
+        most_ms = DEFERRED_MS
+    elif loop.pending.frames or announces:
+        most_ms = BUSY_MS
+    if poll(fds, 2 * loop.count + 1, most_ms) <= 0:
         return
     for i in range(loop.count):
         failed |= (fds[i].revents | fds[loop.count + 1 + i].revents) & POLLERR

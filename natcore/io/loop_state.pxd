@@ -1,6 +1,7 @@
 """What a plane's I/O loop (io_loop.pyx) keeps: its interfaces, next hops, worker, and frames of the current batch."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from natcore.io.deferred_frames cimport DeferredFrames
 from natcore.io.device cimport Arrival, Device
 from natcore.io.frame_view cimport ArrivedFrames
 from natcore.io.neighbors cimport AddressSet, Neighbours, Routes
@@ -45,6 +46,8 @@ cdef struct Loop:
     uint32_t announced          # by gratuitous ARP since the link came up: 1 for its own, and outside ones, or OTHER_WORKER
     AddressSet local            # the host's own addresses
     PendingFrames pending
+    DeferredFrames deferred
+    uint32_t asked_cycle        # for which the feed was woken last
     uint32_t learned            # a neighbour changed: process pending frames
     ResolveRequest requests[RESOLVE_REQUESTS]
     uint32_t request_count

@@ -14,9 +14,11 @@ cdef enum:
 
 cdef struct PendingFrame:            # header before each frame's bytes
     uint32_t bytes              # bytes up to the next header
-    uint32_t address            # next hop, host order; 0: removed
+    uint32_t address            # next hop, host order; of a deferred frame any other number; 0: removed
     uint32_t since_ms
     uint32_t interface          # number of the egress interface
+    uint32_t cycle              # of a deferred frame (deferred_frames.pxd), as the next one
+    uint32_t flow
     Frame frame
     virtio_net_hdr offload
 
@@ -39,6 +41,8 @@ cdef inline PendingFrame* pending_next(PendingFrames* pending, PendingFrame* wai
 
 cdef bint pending_new(PendingFrames* pending) noexcept nogil
 cdef void pending_delete(PendingFrames* pending) noexcept nogil
+cdef PendingFrame* pending_copy(PendingFrames* pending, const Frame* frame, const virtio_net_hdr* offload,
+                                uint32_t now_ms) noexcept nogil
 cdef bint pending_add(PendingFrames* pending, Neighbour* neighbour, uint32_t interface, const Frame* frame,
                       const virtio_net_hdr* offload, uint32_t now_ms) noexcept nogil
 cdef void pending_remove(PendingFrames* pending, PendingFrame* waiting, Neighbours* neighbours) noexcept nogil

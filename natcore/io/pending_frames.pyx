@@ -38,25 +38,36 @@ cdef PendingFrame* claim(PendingFrames* pending, uint32_t need) noexcept nogil:
     return waiting
 
 
-cdef bint pending_add(PendingFrames* pending, Neighbour* neighbour, uint32_t interface, const Frame* frame,
-                      const virtio_net_hdr* offload, uint32_t now_ms) noexcept nogil:
-    """Stores a copy of the frame for the neighbour behind the interface; false: a limit is reached."""
+cdef PendingFrame* pending_copy(PendingFrames* pending, const Frame* frame, const virtio_net_hdr* offload,
+                                uint32_t now_ms) noexcept nogil:
+    """Stores a copy of the frame, which the caller gives an address; NULL: no space."""
     cdef PendingFrame* waiting
-    if (frame.length > FRAME_CAPACITY or pending.frames == PENDING_FRAMES
-            or neighbour.waiting + frame.length > PENDING_EACH):
-        return False
+    if frame.length > FRAME_CAPACITY:
+        return NULL
     waiting = claim(pending, (<uint32_t>sizeof(PendingFrame) + frame.length + 7) & ~<uint32_t>7)
     if waiting == NULL:
-        return False
-    waiting.address = neighbour.address
+        return NULL
     waiting.since_ms = now_ms
-    waiting.interface = interface
     waiting.frame = frame[0]
     waiting.frame.data = <uint8_t*>(waiting + 1)
     waiting.offload = offload[0]
     memcpy(waiting.frame.data, frame.data, frame.length)
-    neighbour.waiting += frame.length
     store_relaxed(&pending.frames, pending.frames + 1)
+    return waiting
+
+
+cdef bint pending_add(PendingFrames* pending, Neighbour* neighbour, uint32_t interface, const Frame* frame,
+                      const virtio_net_hdr* offload, uint32_t now_ms) noexcept nogil:
+    """Stores a copy of the frame for the neighbour behind the interface; false: a limit is reached."""
+    cdef PendingFrame* waiting
+    if pending.frames == PENDING_FRAMES or neighbour.waiting + frame.length > PENDING_EACH:
+        return False
+    waiting = pending_copy(pending, frame, offload, now_ms)
+    if waiting == NULL:
+        return False
+    waiting.address = neighbour.address
+    waiting.interface = interface
+    neighbour.waiting += frame.length
     return True
 
 

@@ -6,6 +6,9 @@ from natcore.nat.clock cimport tick
 from natcore.frame cimport Frame
 from natcore.workers.worker cimport Worker
 
+cdef enum:
+    FRAME_DEFERRED = 1 << 15    # of Frame.flags: it opened a session, and planes hold it back (Shared.defer_ms)
+
 cdef void translate(Worker* worker, Frame* frames, uint32_t count, uint64_t now_ns) noexcept nogil
 cdef void count_sides(Worker* worker, const Frame* frames, uint32_t count) noexcept nogil
 cdef void revoke(Worker* worker, Frame* frame, uint8_t verdict) noexcept nogil

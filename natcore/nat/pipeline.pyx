@@ -86,6 +86,12 @@ cdef enum:
 
 # ---- the slow path ---------------------------------------------------------------------------------------------------
 
+cdef inline void note_opened(const Worker* worker, Frame* frame, bint opened) noexcept nogil:
+    """Marks a frame that began a session, for a plane that holds it back until the standby has that."""
+    if unlikely(worker.shared.defer_ms != 0) and opened:
+        frame.flags |= FRAME_DEFERRED
+
+
 cdef inline void limit_mss(Worker* worker, const Frame* frame, Packet* packet) noexcept nogil:
     """Lowers the MSS option of a SYN, by the policy."""
     if worker.configuration.mss and packet.protocol == PROTOCOL_TCP and (<const TcpHeader*>packet.l4).flags & TCP_SYN:
@@ -100,7 +106,8 @@ cdef uint8_t hairpin(Worker* worker, Frame* frame, Packet* packet, uint32_t slot
     cdef uint32_t other = find_live(peer, IN, hairpin_addresses(session), hairpin_ports(session), packet.protocol, now)
     cdef Endpoints ends
     cdef uint8_t verdict = PENDING
-    if other == NONE:
+    cdef bint is_new = other == NONE
+    if is_new:
         ends.remote_ip = session.ip[ROLE_OUTSIDE]
         ends.remote_port = <uint16_t>hairpin_ports(session)
         ends.outside_ip = session.ip[ROLE_REMOTE]
@@ -116,8 +123,9 @@ cdef uint8_t hairpin(Worker* worker, Frame* frame, Packet* packet, uint32_t slot
     if fresh:
         log_new_session(worker, slot, OUT, now)
     else:
-        reopen(worker, slot, OUT, packet, now)
-    reopen(peer, other, IN, packet, now)
+        fresh = reopen(worker, slot, OUT, packet, now)
+    fresh |= reopen(peer, other, IN, packet, now)
+    note_opened(worker, frame, fresh or is_new)
     limit_mss(worker, frame, packet)
     account_frame(worker, slot, OUT, frame, packet, now)
     if peer == worker and other == slot:            # to its own outside endpoint: count it once, as sent
@@ -163,7 +171,8 @@ cdef uint8_t forward(Worker* worker, Frame* frame, Packet* packet, const Clock* 
     if fresh:
         log_new_session(worker, slot, direction, now)
     else:
-        reopen(worker, slot, direction, packet, now)
+        fresh = reopen(worker, slot, direction, packet, now)
+    note_opened(worker, frame, fresh)
     limit_mss(worker, frame, packet)
     account_frame(worker, slot, direction, frame, packet, now)
     rewrite(frame, packet, &worker.sessions.hot[slot], direction, worker.configuration.decrement_ttl)

@@ -6,4 +6,4 @@ from natcore.workers.worker cimport Clock, Worker
 
 cdef uint8_t may_reopen(Worker* worker, uint32_t slot, uint32_t direction, const Packet* packet,
                         const Clock* now) noexcept nogil
-cdef void reopen(Worker* worker, uint32_t slot, uint32_t direction, const Packet* packet, const Clock* now) noexcept nogil
+cdef bint reopen(Worker* worker, uint32_t slot, uint32_t direction, const Packet* packet, const Clock* now) noexcept nogil

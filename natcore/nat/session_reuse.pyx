@@ -50,12 +50,13 @@ cdef uint8_t may_reopen(Worker* worker, uint32_t slot, uint32_t direction, const
     return verdict
 
 
-cdef void reopen(Worker* worker, uint32_t slot, uint32_t direction, const Packet* packet, const Clock* now) noexcept nogil:
-    """Restarts the session if the packet is a SYN that reopens it (may_reopen has admitted it)."""
+cdef bint reopen(Worker* worker, uint32_t slot, uint32_t direction, const Packet* packet, const Clock* now) noexcept nogil:
+    """Restarts the session if the packet is a SYN that reopens it (may_reopen has admitted it); whether it did."""
     if packet.protocol != PROTOCOL_TCP or not is_reopening(&worker.sessions.hot[slot], tcp_flags(packet)):
-        return
+        return False
     session_restart(&worker.sessions, slot, direction == IN,
                     TIMEOUT_UNREPLIED if direction == IN else TIMEOUT_TCP_TRANSITORY, now.ns)
     worker.sessions.hot[slot].state = TCP_INIT_IN if direction == IN else TCP_INIT_OUT
     if direction == OUT:
         count_new(worker, worker.sessions.cold[slot].mapping, now)
+    return True

@@ -3,6 +3,11 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memset
 
+from natcore.base.flow_hash cimport HashKey
+from natcore.io.deferred_frames cimport (
+    DeferredFrames as DeferredRing, deferred_add, deferred_delete, deferred_first, deferred_follows, deferred_new,
+    deferred_outcome, deferred_remove,
+)
 from natcore.io.neighbors cimport Neighbours, neighbour_at, neighbour_of, neighbours_delete, neighbours_new
 from natcore.io.pending_frames cimport (
     PendingFrame, pending_delete, pending_add, pending_first, pending_remove, pending_new, pending_next, pending_sweep,
@@ -59,3 +64,59 @@ cdef class PendingFrames:
     def used(self):
         """Bytes of the buffer in use."""
         return self.pending.used
+
+
+cdef class DeferredFrames:
+    """Frames that wait for a standby, as the loop keeps them."""
+    cdef DeferredRing deferred
+    cdef HashKey key
+
+    def __cinit__(self):
+        self.key.low, self.key.high, self.key.aes = 1, 2, 0
+        if not deferred_new(&self.deferred):
+            raise MemoryError("deferred frames")
+
+    def __dealloc__(self):
+        deferred_delete(&self.deferred)
+
+    cdef Frame _frame(self, bytes data):
+        cdef Frame frame
+        memset(&frame, 0, sizeof(frame))
+        frame.data = <uint8_t*>PyBytes_AS_STRING(data)
+        frame.length = <uint32_t>len(data)
+        return frame
+
+    def follows(self, bytes data not None):
+        """Whether the frame has to wait for one that came before."""
+        cdef Frame frame = self._frame(data)
+        return deferred_follows(&self.deferred, &self.key, &frame)
+
+    def enter(self, bytes data not None, bint opened, uint32_t cycle, uint32_t now_ms):
+        """Whether the frame was stored."""
+        cdef Frame frame = self._frame(data)
+        cdef virtio_net_hdr offload
+        memset(&offload, 0, sizeof(offload))
+        return deferred_add(&self.deferred, &self.key, &frame, &offload, opened, cycle, now_ms)
+
+    def leave(self, uint32_t acknowledged, uint32_t wait_ms, uint32_t now_ms):
+        """Removes and returns the frames that need not wait any more, in order, with their outcomes."""
+        cdef PendingFrame* waiting = deferred_first(&self.deferred)
+        cdef uint32_t outcome
+        gone = []
+        while waiting != NULL:
+            outcome = deferred_outcome(waiting, acknowledged, wait_ms, now_ms) if waiting.address else 0
+            if outcome:
+                gone.append((outcome, waiting.frame.data[:waiting.frame.length]))
+                deferred_remove(&self.deferred, waiting, outcome, now_ms)
+            waiting = pending_next(&self.deferred.ring, waiting)
+        pending_sweep(&self.deferred.ring)
+        return gone
+
+    @property
+    def frames(self):
+        return self.deferred.ring.frames
+
+    @property
+    def waited_ms(self):
+        """By all frames that have left."""
+        return self.deferred.waited_ms

@@ -198,6 +198,8 @@ def test_one_of_a_pair_tells_its_role_and_how_far_the_standby_is() -> None:
     assert value(registry, "natcore_peer_rows_total", direction="applied") == 6
     assert value(registry, "natcore_peer_snapshots_total", direction="received") == 2
     assert value(registry, "natcore_peer_role_changes_total") == 4
+    assert value(registry, "natcore_peer_deferred_packets_total", outcome="late") == 0
+    assert value(registry, "natcore_peer_deferred_seconds_total") == 0
     guide = (ROOT / "docs/guide/metrics.md").read_text()
     samples = [sample.name for family in families(registry) for sample in family.samples]
     assert [name for name in samples if name.startswith("natcore_peer") and f"`{name}`" not in guide] == []

@@ -25,6 +25,7 @@ from support.netns import POOL, SERVER, at, until
 
 LEASE = 0.3
 GATEWAYS = ("a", "b")
+AT_A_TIME = 4  # connections that are being opened
 PORT = 7411
 ADDRESSES = {"a": "192.168.77.1", "b": "192.168.77.2", "w": "192.168.77.3"}
 FILE = """
@@ -58,7 +59,7 @@ WITNESSED = 'witness = "{witness}:{port}"\nlease = {lease}\nprefer = {prefer}\n'
 
 
 class Lab:
-    """The network, and the processes in it."""
+    """The network, and the processes in it. more: at the end of both files, NAME stands for a path of each one's own."""
 
     def __init__(
         self, network: Network, folder: Path, credentials: Credentials, *, witness: bool, more: str = "",
@@ -116,7 +117,7 @@ class Lab:
                 witness=ADDRESSES["w"], port=PORT, lease=self._lease, prefer=str(name == "a").lower()
             )
         file = self.folder / f"{name}.toml"
-        file.write_text(text + self._more)
+        file.write_text(text + self._more.replace("NAME", f"{self.folder}/{name}"))
         return [*command, "run", str(file), "--json"]
 
     def ask(self, name: str, *command: str) -> dict[str, Any]:
@@ -271,3 +272,65 @@ class Echo:
         for thread in self._threads:
             thread.join(5)
         return self.failed
+
+
+class Churn:
+    """TCP connections that the inside host opens as fast as it can, some at a time, and keeps."""
+
+    def __init__(self, network: Network) -> None:
+        with at(network, "out"):
+            self._server = socket.create_server((SERVER, 0), backlog=1024)
+        self._to = self._server.getsockname()
+        self._network = network
+        self._end = threading.Event()
+        self._sends = threading.Event()
+        self._accepted: dict[tuple[str, int], socket.socket] = {}
+        self.answered: list[socket.socket] = []
+        todo = [self._accept, *[self._open] * AT_A_TIME]
+        self._threads = [threading.Thread(target=each, daemon=True) for each in todo]
+        for thread in self._threads:
+            thread.start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # it is closed
+            while True:
+                accepted, source = self._server.accept()
+                self._accepted[source] = accepted
+                if self._sends.is_set():  # its last handshake segment came late
+                    accepted.send(b"x")
+
+    def _open(self) -> None:
+        with at(self._network, "in"):
+            while not self._end.is_set():
+                client = socket.socket()
+                client.settimeout(0.5)
+                try:
+                    client.connect(self._to)
+                except OSError:
+                    client.close()
+                else:
+                    self.answered.append(client)
+
+    def finish(self) -> tuple[int, list[str]]:
+        """Stop opening, and have the outside host send over each connection; how many there are, and what failed."""
+        self._end.set()
+        for thread in self._threads[1:]:
+            thread.join()
+        self._sends.set()
+        for accepted in list(self._accepted.values()):
+            with suppress(OSError):
+                accepted.send(b"x")
+        failed = []
+        for client in self.answered:
+            client.settimeout(20)
+            try:
+                came = client.recv(1)
+            except OSError as error:
+                failed.append(f"{client.getsockname()}: {error!r}")
+            else:
+                if came != b"x":
+                    failed.append(f"{client.getsockname()}: closed")
+        self._server.shutdown(socket.SHUT_RDWR)
+        for each in (self._server, *self.answered, *self._accepted.values()):
+            each.close()
+        return len(self.answered), failed

@@ -48,6 +48,7 @@ INTERFACE_EVENTS = {
 LOSSES = ("queue_full", "spool_full", "damaged", "rejected", "shutdown")
 GAPS = {"died": "gaps_died", "journal-full": "gaps_journal_full", "log-full": "gaps_log_full"}
 PEER_ROLES = ("standby", "active", "stopping")
+DEFERRED = ("acknowledged", "late", "alone", "overflow")  # outcomes
 DESTINATIONS_SECONDS = 15.0  # between two looks at all destinations
 ALL_ADDRESSES = "all"  # label of the sums, where there are more addresses than have series of their own
 
@@ -388,6 +389,18 @@ class Collector(BaseCollector):
             ("role_changes", "Changes of the role."),
         ):
             yield CounterMetricFamily(f"natcore_peer_{name}", text, value=counters[name])
+        yield from self._deferred()
+
+    def _deferred(self) -> Iterator[Metric]:
+        """First packets of sessions that waited for the standby."""
+        planes = [plane.counters() for plane in self._gateway.planes]
+        text = "Packets that waited until the standby had their sessions, by why they left."
+        frames = CounterMetricFamily("natcore_peer_deferred_packets", text, labels=["outcome"])
+        for outcome in DEFERRED:
+            frames.add_metric([outcome], sum(counters[f"deferred_{outcome}"] for counters in planes))
+        yield frames
+        waited = sum(counters["deferred_ms"] for counters in planes) / 1000
+        yield CounterMetricFamily("natcore_peer_deferred_seconds", "How long all of them have waited.", value=waited)
 
 
 _NEVER = {  # verdicts that no frame of the side has

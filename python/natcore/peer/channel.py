@@ -98,6 +98,7 @@ class Channel(Closing):
     def connect(cls, to: Address, context: ssl.SSLContext, hello: dict[str, Any], timeout: float) -> Channel:
         """Connect, and say hello. Raises PeerError, OSError."""
         raw = socket.create_connection(to, timeout)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # the other side waits for each answer
         raw.settimeout(max(timeout, HELLO_SECONDS))
         try:
             channel = cls(context.wrap_socket(raw))
@@ -123,11 +124,13 @@ class Channel(Closing):
             self._socket.sendall(message.body)
         self.sent_bytes += len(head) + len(message.body)
 
-    def receive(self, timeout: float) -> Message | None:
-        """Return the next message; None: none began to come within `timeout` seconds. Raises PeerError: it is none; EOFError,
-        OSError: the other side has gone."""
-        if not self._socket.pending() and not select.select([self._socket], [], [], timeout)[0]:
-            return None
+    def receive(self, timeout: float, wake: int | None = None) -> Message | None:
+        """Return the next message; None: none began to come within `timeout` seconds, or before the descriptor `wake` was
+        readable. Raises PeerError: it is none; EOFError, OSError: the other side has gone."""
+        if not self._socket.pending():
+            own = self._socket.fileno()
+            if own not in select.select([own] if wake is None else [own, wake], [], [], timeout)[0]:
+                return None
         self._socket.settimeout(STALL_SECONDS)
         kind, worker, number, size = parse_head(bytes(self._exactly(HEADER.size)))
         return Message(kind, worker, number, memoryview(self._exactly(size)))

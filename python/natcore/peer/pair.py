@@ -23,7 +23,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ from natcore.internal.closing import Closing
 from natcore.internal.parts import parts_of
 from natcore.internal.redaction import show
 from natcore.peer.channel import Address, Channel, Credentials
+from natcore.peer.deferral import Deferral
 from natcore.peer.feed import Feed
 from natcore.peer.lease import Voter
 from natcore.peer.messages import ACK, Kind, Message
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from natcore.gateway import Gateway
 
 INTERVAL = 0.02  # seconds between two looks for what has changed
+DEFERRED_INTERVAL = 0.002  # the same, at least, while frames wait for the standby
+DEFER_WAIT = 0.02
 REFRESH_EVERY = 2.0  # seconds between two looks for sessions that packets have passed
 RETRY = 0.2  # seconds between two attempts to connect
 SILENCE = 2.0  # seconds without a word of the active gateway: the connection is given up
@@ -55,8 +58,9 @@ SOON = (
     0.5  # of the lease: a silence after which the standby asks for votes; it gets none before the active one's are over
 )
 IMAGE_FIRST = 3.0  # seconds by which a gateway without an image lets the other one go first
-FOR_EVER = 0  # of a Fence
+STATE_FIRST = 20.0  # the same for one that has neither an image nor a state, before it has heard the other one
 PREFERRED_FIRST = 1.0  # the same for the one that is to go first where neither has one
+FOR_EVER = 0  # of a Fence
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +72,7 @@ class PeerSettings:
     name: of this gateway, and peer_name of the other one; different. listen: where it answers the other one; peer: where the
     other one does. witness: a third place that votes, or None. lease: seconds that a vote is lent. prefer: with a witness, this
     one goes first where neither has sessions to go on with. fence: a command that ends well only if the other machine is off,
-    or None.
+    or None. defer: seconds that a new session's first packet waits at most until the standby has the session, or None.
     """
 
     name: str
@@ -80,17 +84,22 @@ class PeerSettings:
     lease: float = 0.3
     prefer: bool = False
     fence: tuple[str, ...] | None = None
+    defer: float | None = None
 
 
 class Pair(Closing):
-    """One of two gateways. gateway_type, changes: as for `Standby`. Raises OSError: it cannot listen.
+    """One of two gateways. gateway_type, changes: as for `Standby`. state: says when the state was saved from which this
+    gateway would begin without an image, Unix seconds, or None; left out: it never has one. Raises OSError: it cannot listen.
 
     Its owner waits until it is `chosen`, calls `take_over`, opens the planes, and calls `forwards`; when `must_stop` is set it
     stops them, calls `stopped`, and waits anew.
     """
 
-    def __init__(self, settings: PeerSettings, gateway_type: type[Gateway], **changes: Any) -> None:
-        self._settings = settings
+    def __init__(
+        self, settings: PeerSettings, gateway_type: type[Gateway], *,
+        state: Callable[[], float | None] | None = None, **changes: Any,
+    ) -> None:  # fmt: skip
+        self._settings, self._state = settings, state
         self._lock = threading.RLock()
         self._closed = threading.Event()
         self.chosen, self.must_stop = threading.Event(), threading.Event()
@@ -117,9 +126,14 @@ class Pair(Closing):
         self._in_step = time.monotonic()  # the standby had everything that there was then
         self._unanswered: deque[tuple[int, float]] = deque()  # rows of the stream, and when they were taken
         self._sent = self._acknowledged = 0  # rows of the stream that runs
+        self._messages = self._answers = 0  # of it: sent, and answered by the standby
         self._waiting: Callable[[], int] | None = None
         self.connected = False
         """Whether the stream runs now, in either direction."""
+        self.handed_on = False
+        """Whether the other gateway has the sessions that this one had when it was active last."""
+        self._other_saved: float | None = None  # the other one's, by its last word as a standby
+        self._other_heard = float("inf")  # when it was heard first, since this one is a standby
         voter = None if settings.witness is None else Voter(settings.name, settings.lease, time.monotonic())
         self._server = Server(
             settings.listen, settings.credentials, voter=voter, about=self._about, stream=self._serve_stream
@@ -146,6 +160,7 @@ class Pair(Closing):
             self._step_down_asked.clear()
             self.must_stop.clear()
             self._told.clear()
+            self.handed_on = False
             self._yielded.clear()
             if not self._standby.is_complete:
                 return None
@@ -194,6 +209,7 @@ class Pair(Closing):
             if self._voting is not None:
                 self._voting.end()
             self._heard = self._started = time.monotonic()
+            self._other_saved, self._other_heard = None, float("inf")
             self._counters["role_changes"] += 1
             self.role = "standby"
 
@@ -325,7 +341,8 @@ class Pair(Closing):
     # ---- the active gateway -----------------------------------------------------------------------------------------
 
     def _about(self) -> dict[str, Any]:
-        return {"name": self._settings.name, "role": self.role if self._gateway is not None else "standby"}
+        role = self.role if self._gateway is not None else "standby"
+        return {"name": self._settings.name, "role": role, "saved": self._saved()}
 
     def _serve_stream(self, channel: Channel) -> None:
         """Tell a standby everything, until it ends or another one comes."""
@@ -343,13 +360,16 @@ class Pair(Closing):
                 time.sleep(INTERVAL)
         if feed is None:
             return
-        with feed:
+        with ExitStack() as stack:
+            stack.enter_context(feed)
+            wait = self._settings.defer
+            deferral = None if wait is None else stack.enter_context(Deferral(gateway, wait))
             try:
                 with self._lock:
-                    self._sent = self._acknowledged = 0
+                    self._sent = self._acknowledged = self._messages = self._answers = 0
                     self._unanswered.clear()
                 self._waiting, self.connected = lambda: feed.waiting, True
-                self._tell(feed, channel)
+                self._tell(feed, channel, deferral)
             finally:
                 with self._lock:
                     if self._stream is channel:
@@ -379,52 +399,65 @@ class Pair(Closing):
     def _is_served(self, channel: Channel) -> bool:
         return self._stream is channel and self.role == "active" and not self._closed.is_set()
 
-    def _tell(self, feed: Feed, channel: Channel) -> None:
+    def _tell(self, feed: Feed, channel: Channel, deferral: Deferral | None) -> None:
         refresh_at = 0.0
+        wake = None if deferral is None else deferral.fileno()
         while self._is_served(channel):
             began = time.monotonic()
             if refresh_at == 0.0 or feed.is_outdated:
                 self._send(channel, feed.snapshot())
                 self._counters["snapshots_sent"] += 1
                 refresh_at = began + REFRESH_EVERY
+            cycle = 0 if deferral is None else deferral.begin_cycle()
             self._send(channel, feed.changes())
+            if deferral is not None:
+                deferral.end_cycle(cycle, self._messages, time.monotonic())
             with self._lock:
                 self._unanswered.append((feed.rows, began))
             if began >= refresh_at:
                 self._send(channel, feed.refreshes())
                 refresh_at = began + REFRESH_EVERY
+            due = began + INTERVAL
             while self._is_served(channel):
                 if self._step_down_asked.is_set():
-                    self._yield(feed, channel)
+                    self._yield(feed, channel, deferral)
                     return
-                message = channel.receive(max(0.0, began + INTERVAL - time.monotonic()))
-                if message is None:
+                hurry = None if due < began + INTERVAL else wake
+                message = channel.receive(max(0.0, due - time.monotonic()), hurry)
+                if message is None and hurry is not None and time.monotonic() < due:
+                    due = began + DEFERRED_INTERVAL  # a frame waits
+                elif message is None:
                     break
-                if message.kind == Kind.YIELD:
-                    self._yield(feed, channel)
+                elif message.kind == Kind.YIELD:
+                    self._yield(feed, channel, deferral)
                     return
-                self._note_acknowledged(message)
+                else:
+                    self._note_acknowledged(message, deferral)
 
     def _send(self, channel: Channel, messages: Any) -> None:
         before = channel.sent_bytes
         for message in messages:
             with self._lock:
                 self._sent = message.number + message.rows
+                self._messages += 1
             channel.send(message)
             with self._lock:
                 self._counters["rows_sent"] += message.rows
                 self._counters["bytes_sent"] += channel.sent_bytes - before
                 before = channel.sent_bytes
 
-    def _note_acknowledged(self, message: Message) -> None:
+    def _note_acknowledged(self, message: Message, deferral: Deferral | None) -> None:
         if message.kind != Kind.ACK or len(message.body) != ACK.size:
             raise PeerError(f"the standby sent a message of kind {message.kind}, which is none here")
+        self._answers += 1
+        if deferral is not None:
+            deferral.note_answer(self._answers, time.monotonic())
         with self._lock:
             self._acknowledged = ACK.unpack(message.body)[0]
             while self._unanswered and self._unanswered[0][0] <= self._acknowledged:
                 self._in_step = self._unanswered.popleft()[1]
 
-    def _yield(self, feed: Feed, channel: Channel) -> None:
+    def _yield(self, feed: Feed, channel: Channel, deferral: Deferral | None) -> None:
         """Stop, and tell what is left."""
         with self._lock:
             if self.role != "active" or self._stop_forwarding is None:
@@ -432,6 +465,8 @@ class Pair(Closing):
             self.role, stop = "stopping", self._stop_forwarding
         self.must_stop.set()
         try:
+            if deferral is not None:
+                deferral.release()
             stop()
             if feed.is_outdated:
                 self._send(channel, feed.snapshot())
@@ -440,6 +475,7 @@ class Pair(Closing):
             if self._voting is not None:
                 self._voting.end()
             channel.send(Message(Kind.YIELDED, 0, feed.rows, b""))
+            self.handed_on = True
         finally:
             self._told.set()
         with suppress(Error, OSError, EOFError):  # a close with unread rows would take back what is on its way
@@ -458,6 +494,7 @@ class Pair(Closing):
                 try:
                     with Channel.connect(self._settings.peer, context, hello, 1.0) as channel:
                         self._check_name(channel)
+                        self._note_saved(channel.hello.get("saved"))
                         if channel.hello.get("role") == "active":
                             failed = ""
                             self._receive(channel)
@@ -471,6 +508,26 @@ class Pair(Closing):
                     if self.role == "standby":
                         self.connected = False
             self._closed.wait(RETRY)
+
+    def _saved(self) -> float | None:
+        return None if self._state is None else self._state()
+
+    def _note_saved(self, saved: object) -> None:
+        """Note when the other gateway's state was saved, by what it said."""
+        self._other_saved = float(saved) if isinstance(saved, int | float) else None
+        self._other_heard = min(self._other_heard, time.monotonic())
+
+    def _first_at(self) -> float:
+        """When this gateway may ask for votes, without an image (time.monotonic). Where neither has one, the one with the newer
+        state goes first, else the preferred one; who may have a state, and has not heard the other one, waits for it."""
+        own, other = self._saved(), self._other_saved
+        if self._state is not None and self._other_heard == float("inf"):
+            return self._started + (IMAGE_FIRST if own is not None else STATE_FIRST)
+        if other is not None and (own is None or other > own):
+            return max(self._started, self._other_heard) + IMAGE_FIRST
+        if own is not None and own != other:
+            return self._started + PREFERRED_FIRST
+        return self._started + (PREFERRED_FIRST if self._settings.prefer else IMAGE_FIRST)
 
     def _ask_promise(self, channel: Channel) -> None:
         """Ask the other standby to stay one."""
@@ -532,9 +589,8 @@ class Pair(Closing):
             self._news.clear()
             now = time.monotonic()
             if self.role == "standby" and not self.chosen.is_set():
-                first = PREFERRED_FIRST if self._settings.prefer else IMAGE_FIRST
-                wait, silence = (0.0, lease * SOON) if self._standby.is_complete else (first, patience)
-                if self._yielded.is_set() or (now - self._heard > silence and now - self._started > wait):
+                at, silence = (0.0, lease * SOON) if self._standby.is_complete else (self._first_at(), patience)
+                if self._yielded.is_set() or (now - self._heard > silence and now > at):
                     if voting.begin():
                         self._moments = {"asked": now}
                 else:
@@ -546,7 +602,7 @@ class Pair(Closing):
             elif self.role == "active" and now > voting.until + lease and self._is_replaced():
                 with self._lock:
                     if self.role == "active":
-                        self.role = "stopping"
+                        self.role, self.handed_on = "stopping", True
                         self._told.set()
                 self.must_stop.set()
 

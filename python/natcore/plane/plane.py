@@ -247,7 +247,10 @@ class Plane:
             ports of shared ones.
             ring_drops: the loop was too slow. send_dropped: no place, or link down. send_errors: refused. truncated:
             cut. fenced: dropped while another gateway may translate. arp_answered. no_route, unresolved: dropped for lack
-            of a next hop. waiting (gauge): frames that wait for one. blocks_restored: how often others had changed or
+            of a next hop. waiting (gauge): frames that wait for one. deferred (gauge): frames that wait for a standby to have
+            their sessions; deferred_acknowledged, deferred_late, deferred_alone, deferred_overflow: those that have left, since
+            it has, since they had waited long enough, since none follows any more, for lack of space; deferred_ms: how long
+            they had waited, all together. blocks_restored: how often others had changed or
             removed an interface's kernel bypass, which was put back. With a fast path also fast_path: packets that XDP
             programs translated (known half a second later); fast_path_late: those of them that came when their session
             had ended, and are in no row; the gauges fast_path_sessions and fast_path_entries: sessions that it has, and

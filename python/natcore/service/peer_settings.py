@@ -10,11 +10,12 @@ from natcore.errors import ConfigurationError
 from natcore.internal.redaction import show
 from natcore.internal.validation import check_choice, check_number, check_path, is_text
 from natcore.peer.channel import Address, Credentials, parse_address
-from natcore.peer.pair import PeerSettings
+from natcore.peer.pair import DEFER_WAIT, PeerSettings
 from natcore.peer.voting import WITNESS
 
 FILES = ("certificate_file", "key_file", "authority_file")
 SHORTEST_LEASE, LONGEST_LEASE = 0.1, 60.0  # seconds
+SHORTEST_WAIT, LONGEST_WAIT = 0.001, 1.0  # the same
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MOST_WORDS = 64  # of the fence command
 
@@ -32,6 +33,8 @@ def settings_of(
     lease: float = 0.3,
     prefer: bool = False,
     fence: Sequence[str] | None = None,
+    defer: str | None = None,
+    defer_wait: float | None = None,
 ) -> PeerSettings:
     """Return the settings; arguments as in the file, which has all those that are strings but witness: these defaults stand in
     for wrong ones, so that the others are looked at. Raises ConfigurationError."""
@@ -52,10 +55,17 @@ def settings_of(
     check_choice("prefer", prefer, (True, False))
     if prefer and third is None:
         raise ConfigurationError("prefer must be false without a witness: nothing is decided by itself then, got True")
+    if defer is not None:
+        check_choice("defer", defer, ("ack",))
+    if defer_wait is not None:
+        check_number("defer_wait", defer_wait, SHORTEST_WAIT, LONGEST_WAIT, unit="seconds")
+        if defer is None:
+            raise ConfigurationError('defer_wait must be left out without defer = "ack": no packet waits then')
     files = _credentials(certificate_file, key_file, authority_file)
     return PeerSettings(
         name=name, peer_name=peer_name, listen=own, peer=other, credentials=files,
         witness=third, lease=lease, prefer=prefer, fence=_fence(fence, third),
+        defer=None if defer is None else DEFER_WAIT if defer_wait is None else defer_wait,
     )  # fmt: skip
 
 

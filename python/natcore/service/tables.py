@@ -198,6 +198,11 @@ class PeerTable(Struct, frozen=True, forbid_unknown_fields=True):
     fence
         A command and its arguments that switches the other machine off, and ends with status 0 only if that is off; without a
         witness, and within 60 s.
+    defer
+        "ack": a session's first packet leaves when the standby has the session, so that no connection that was answered is lost
+        with the active gateway. Left out: it leaves at once.
+    defer_wait
+        Seconds that such a packet waits at most, 0.001 to 1; left out: 0.02. Without a standby it does not wait.
     """
 
     name: str
@@ -211,6 +216,8 @@ class PeerTable(Struct, frozen=True, forbid_unknown_fields=True):
     lease: float = 0.3
     prefer: bool = False
     fence: list[str] | UnsetType = UNSET
+    defer: str | UnsetType = UNSET
+    defer_wait: float | UnsetType = UNSET
 
 
 class FileTables(Struct, frozen=True, forbid_unknown_fields=True):
