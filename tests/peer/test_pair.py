@@ -13,6 +13,7 @@ import pytest
 from natcore import ConfigurationError, Gateway, PeerError, Side, SnatEntry
 from natcore.api.peer import Fence
 from natcore.internal.parts import parts_of
+from natcore.peer import pair as pair_module
 from natcore.peer.channel import Address, Channel, Credentials, parse_address
 from natcore.peer.lease import Voter
 from natcore.peer.messages import Kind, Message
@@ -41,8 +42,8 @@ def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
 class Node:
     """A gateway of a pair without interfaces: what `natcore run` does with one."""
 
-    def __init__(self, settings: PeerSettings) -> None:
-        self.pair = Pair(settings, Gateway)
+    def __init__(self, settings: PeerSettings, state: Callable[[], float | None] | None = None) -> None:
+        self.pair = Pair(settings, Gateway, state=state)
         self.gateway: Gateway | None = None
         self.stops = 0
 
@@ -77,11 +78,15 @@ class Node:
 def nodes(credentials: Credentials) -> Iterator[Callable[..., tuple[Node, Node]]]:
     with ExitStack() as stack:
 
-        def make(witness: Address | None = None, **more: object) -> tuple[Node, Node]:
+        def make(
+            witness: Address | None = None, saved: tuple[float | None, float | None] | None = None, **more: object
+        ) -> tuple[Node, Node]:
             one, other = (Address("127.0.0.1", port) for port in free_ports(2))
             common = {"credentials": credentials, "witness": witness, "lease": LEASE, **more}
-            a = Node(PeerSettings(name="a", peer_name="b", listen=one, peer=other, **common))  # type: ignore[arg-type]
-            b = Node(PeerSettings(name="b", peer_name="a", listen=other, peer=one, **common))  # type: ignore[arg-type]
+            of_a = PeerSettings(name="a", peer_name="b", listen=one, peer=other, prefer=saved is not None, **common)  # type: ignore[arg-type]
+            of_b = PeerSettings(name="b", peer_name="a", listen=other, peer=one, **common)  # type: ignore[arg-type]
+            states = [None, None] if saved is None else [lambda when=when: when for when in saved]
+            a, b = (Node(*each) for each in zip((of_a, of_b), states, strict=True))
             stack.callback(a.close)
             stack.callback(b.close)
             return a, b
@@ -292,6 +297,28 @@ def test_with_a_witness_the_standby_takes_over_by_itself_and_never_both_translat
         assert not first.pair.may_translate
         assert fence.until_ns() / 1e9 < time.monotonic()
         assert sessions_of(promoted) == before
+
+
+@pytest.mark.parametrize(
+    ("saved", "first"), [((1.0, 2.0), "b"), ((2.0, 1.0), "a"), ((None, 1.0), "b"), ((None, None), "a")]
+)
+def test_where_neither_has_an_image_the_one_with_the_newer_state_goes_first(
+    nodes: Callable[..., tuple[Node, Node]],
+    credentials: Credentials,
+    monkeypatch: pytest.MonkeyPatch,
+    saved: tuple[float | None, float | None],
+    first: str,
+) -> None:
+    """a is the preferred one, where both have none."""
+    monkeypatch.setattr(pair_module, "IMAGE_FIRST", 60.0)
+    monkeypatch.setattr(pair_module, "PREFERRED_FIRST", 0.0)
+    [port] = free_ports(1)
+    at = Address("127.0.0.1", port)
+    a, b = nodes(witness=at, saved=saved)
+    voter = Voter("witness", LEASE, time.monotonic())
+    with Server(at, credentials, voter=voter, about=lambda: {"role": "witness"}):
+        until(lambda: a.pair.chosen.is_set() or b.pair.chosen.is_set())
+        assert [node.pair.chosen.is_set() for node in (a, b)] == [first == "a", first == "b"]
 
 
 def test_a_stranger_is_told_nothing(credentials: Credentials, other_credentials: Credentials) -> None:

@@ -13,7 +13,7 @@ from natcore.peer.channel import Credentials
 from natcore.plane import kernel_bypass
 from support.certificates import made
 from support.netns import SERVER, at, needs_root, ping, until
-from support.pairs import ADDRESSES, GATEWAYS, Echo, Lab, lab
+from support.pairs import ADDRESSES, GATEWAYS, Churn, Echo, Lab, lab
 
 pytestmark = [needs_root, pytest.mark.timeout(900)]  # processes start slowly on a busy machine
 START_SECONDS = 240.0  # of a process, on a busy machine
@@ -27,9 +27,15 @@ def credentials(tmp_path_factory: pytest.TempPathFactory) -> Credentials:
 
 
 @pytest.fixture
-def witnessed(tmp_path: Path, credentials: Credentials) -> Iterator[Lab]:
+def more(request: pytest.FixtureRequest) -> str:
+    """What is at the end of both files, in [peer] at first."""
+    return str(getattr(request, "param", ""))
+
+
+@pytest.fixture
+def witnessed(tmp_path: Path, credentials: Credentials, more: str) -> Iterator[Lab]:
     """A pair with a witness, of which a is active and b follows."""
-    with lab(tmp_path, credentials) as made_lab:
+    with lab(tmp_path, credentials, more=more) as made_lab:
         for name in ("w", *GATEWAYS):
             made_lab.start(name)
         until(lambda: "active" in (made_lab.role("a"), made_lab.role("b")), START_SECONDS)
@@ -66,6 +72,49 @@ def test_connections_go_on_when_the_active_gateway_is_killed(witnessed: Lab) -> 
     assert status["peer"]["lag_seconds"] < 10
     assert flows[0].goes_on()
     assert [flow.finish() for flow in flows] == ["", ""]
+
+
+@pytest.mark.parametrize("more", ['defer = "ack"\ndefer_wait = 1.0\n'], indirect=True)
+def test_every_connection_that_was_answered_goes_on_however_young_it_is(witnessed: Lab) -> None:
+    churn = Churn(witnessed.network)
+    until(lambda: len(churn.answered) > 200, START_SECONDS)
+    counters = witnessed.ask("a", "status")["planes"][0]["counters"]
+    assert counters["deferred_acknowledged"] > 200
+    waits = {name: counters[f"deferred_{name}"] for name in ("late", "alone", "overflow")}
+    before = len(churn.answered)
+    witnessed.kill("a")
+    until(lambda: witnessed.role("b") == "active")
+    until(lambda: len(churn.answered) > before + 20)
+    count, failed = churn.finish()
+    mean = counters["deferred_ms"] / counters["deferred_acknowledged"]
+    print(f"{count} connections, {before} before the kill; a first packet waited {mean:.1f} ms, {waits}")
+    assert failed == []
+
+
+@pytest.mark.parametrize("more", ['[state]\npath = "NAME.state"\nsave_every = 1\n'], indirect=True)
+def test_after_both_have_died_the_one_with_the_newer_state_goes_on_with_it(witnessed: Lab) -> None:
+    """a is preferred, and b was active last: a's own state is gone since it has followed b."""
+    flow = Echo(witnessed.network, tcp=True)
+    assert flow.goes_on()
+    states = {name: witnessed.folder / f"{name}.state" for name in GATEWAYS}
+    until(states["a"].exists)
+    assert witnessed.ask("b", "activate")["status"] == 0
+    until(lambda: witnessed.follows("a"))
+    until(lambda: not states["a"].exists() and states["b"].exists())
+    assert flow.goes_on()
+    written = states["b"].stat().st_mtime
+    until(lambda: states["b"].stat().st_mtime != written)
+    for name in GATEWAYS:
+        witnessed.kill(name)
+    told = len(witnessed.told("b", "role"))
+    for name in GATEWAYS:
+        witnessed.start(name)
+    until(lambda: "active" in [line["role"] for line in witnessed.told("b", "role")[told:]], START_SECONDS)
+    assert witnessed.told("b", "restored")[-1]["sessions"] >= 1
+    until(lambda: witnessed.follows("a"), START_SECONDS)
+    assert witnessed.told("a", "restored") == []
+    assert flow.goes_on()
+    assert flow.finish() == ""
 
 
 def test_a_switch_by_command_loses_nothing_and_the_old_one_follows(witnessed: Lab) -> None:

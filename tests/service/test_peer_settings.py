@@ -66,6 +66,9 @@ def test_a_whole_table_makes_the_settings_of_a_pair(tmp_path: Path) -> None:
         ({"fence": ["off"]}, "peer.fence", "the command's whole path"),
         ({"fence": "off"}, "peer.fence", "a list"),
         ({"witness": "192.0.2.9:1", "fence": ["/off"]}, "peer.fence", "left out with a witness"),
+        ({"defer": "row"}, "peer.defer", "ack"),
+        ({"defer": "ack", "defer_wait": 2}, "peer.defer_wait", "between 0.001 and 1"),
+        ({"defer_wait": 0.02}, "peer.defer_wait", "left out without defer"),
         ({"key_file": ""}, "peer.key_file", "must be"),
         ({"password": "x"}, "peer.password", "unknown key"),
         ({"peer": None}, "peer.peer", "missing"),
@@ -81,9 +84,18 @@ def test_a_wrong_key_is_named_with_what_is_expected(
     assert problem in str(caught.value)
 
 
-def test_a_state_file_goes_not_with_a_standby(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"state: not with \[peer\]"):
-        loaded(tmp_path, GOOD, '[state]\npath = "gateway.state"\n')
+def test_first_packets_wait_where_that_is_asked_for(tmp_path: Path) -> None:
+    waits = []
+    for more in ({}, {"defer": "ack"}, {"defer": "ack", "defer_wait": 0.1}):
+        peer = loaded(tmp_path, GOOD | more).peer
+        assert peer is not None
+        waits.append(peer.defer)
+    assert waits == [None, 0.02, 0.1]
+
+
+def test_a_state_file_goes_with_a_standby(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, GOOD, '[state]\npath = "gateway.state"\n')
+    assert settings.peer is not None and settings.state is not None
 
 
 def test_what_run_refuses_of_its_files_check_refuses(tmp_path: Path) -> None:

@@ -301,8 +301,6 @@ def _check_state(*, path: str, save_every: float = 60.0, gap: str = "count") -> 
 def _peer(problems: Problems, raw: dict[str, Any], arguments: dict[str, Any]) -> PeerSettings | None:
     from natcore.service.peer_settings import FILES, settings_of
 
-    if "state" in raw:
-        problems.add("state", None, "not with [peer]: the standby has the sessions, and a file's would be outdated")
     found = {name: str(_loaded(value)) if name in FILES and value else value for name, value in arguments.items()}
     return problems.made(settings_of, "peer", raw["peer"], found)
 

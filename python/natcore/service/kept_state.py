@@ -41,6 +41,7 @@ class KeptState:
         self._every = float(state.get("save_every", SAVE_EVERY))
         self._report = report
         self._end = threading.Event()
+        self._told = False  # that the file cannot be removed
         self._thread: threading.Thread | None = None
 
     def make_gateway(self, settings: Settings) -> Gateway:
@@ -88,6 +89,22 @@ class KeptState:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+
+    def written(self) -> float | None:
+        """Return when the file was written, Unix seconds; None: there is none."""
+        try:
+            return self.path.stat().st_mtime
+        except OSError:
+            return None
+
+    def discard(self) -> None:
+        """Remove the file, if there is one: another gateway has what is newer."""
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            if not self._told:
+                self._report("warning", {"message": f"{self.path} is outdated, and cannot be removed: {error}"})
+            self._told = True
 
     def hand_over(self, gateway: Gateway) -> None:
         """Close the gateway for the next process to go on with."""

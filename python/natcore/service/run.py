@@ -165,7 +165,7 @@ class Service:
         assert settings.plane is not None
         with ExitStack() as stack:
             self._stopping = self._handed_over = False
-            kept = None if settings.state is None else KeptState(settings.state, self._report)
+            kept = self._kept()
             self._gateway = gateway = stack.enter_context(self._make_gateway(stack, kept, estate))
             stack.push(lambda _, error, __: self._keep(kept, error))
             at_once = self._prepared is None  # else packets wait for nothing but the logs
@@ -175,7 +175,7 @@ class Service:
             self._tell_predecessor(estate)
             self._tell_pair(gateway, plane)
             if kept is not None:
-                kept.start(gateway, soon=estate is not None)
+                kept.start(gateway, soon=estate is not None or self.pair is not None)
             self.started = time.time()
             self.control, why_not = control.serve(self)
             digest = Digest()
@@ -214,10 +214,10 @@ class Service:
             if self.pair is not None:
                 self._answer_rest()
                 self.pair.stopped()  # the standby has everything
-            if kept is None:
-                gateway.close()  # closes the open windows and writes their rows
-            else:
+            if kept is not None:
                 self._keep(kept, None)  # they stay open for the next process
+            if kept is None or self._is_handed_on():
+                gateway.close()  # closes the open windows and writes their rows
             self._report_stopped(counters, yielded=yielded)
         return None
 
@@ -246,7 +246,15 @@ class Service:
                 self._predecessor.give_back(estate, str(error))
         elif kept is not None:
             self._handed_over = True
-            kept.hand_over(self.gateway)
+            if self._is_handed_on():
+                kept.stop()
+                kept.discard()  # the other gateway's sessions are newer
+            else:
+                kept.hand_over(self.gateway)
+
+    def _is_handed_on(self) -> bool:
+        """Whether the other gateway of the pair has the sessions: this one has made way for it."""
+        return self.pair is not None and self.pair.handed_on
 
     # ---- one of a pair ----------------------------------------------------------------------------------------------
 
@@ -266,7 +274,7 @@ class Service:
             estate.close()  # a standby leaves nothing but its place
         goes_on = True
         while goes_on:
-            with pair_of(self.settings) as self.pair:
+            with pair_of(self.settings, self._kept()) as self.pair:
                 self._take_turns(self.pair)
             asked, self._restart = self._restart, None
             goes_on = asked is not None and not self._give_place_to(asked)
@@ -289,6 +297,7 @@ class Service:
 
         self.started, self._plane, self.logs = None, None, {}
         self._stopping = is_chosen = False
+        kept = self._kept()
         self._standing = standing = StandingBy(self.settings)
         try:
             self._gateway = standing.gateway
@@ -309,6 +318,8 @@ class Service:
                     self._answer(self.asked.pop(0))
                 self._refuse_reload()
                 self._report_pair()
+                if kept is not None and pair.has_image:
+                    kept.discard()  # what the active gateway has told is newer
                 if why_not := standing.prepare(pair.image):
                     self._report(
                         "warning", {"message": f"packets would wait for the interfaces at a take-over: {why_not}"}
@@ -341,12 +352,14 @@ class Service:
         peer = "the other one" if self.pair is None else self.pair.peer_name
         return f"{what}: this gateway is the standby, and {peer} translates: ask there; this one reads its file when it starts"
 
-    def _take_over(self, stack: ExitStack, pair: Pair) -> Gateway:
-        """Return the gateway that the image has become; without one a new gateway of the file. Its planes translate nothing
-        before `_forward`."""
+    def _take_over(self, stack: ExitStack, pair: Pair, kept: KeptState | None) -> Gateway:
+        """Return the gateway that the image has become; without one that of the state file, or a new one of the file. Its
+        planes translate nothing before `_forward`."""
         gateway = pair.take_over()
         if gateway is None:
-            gateway = self.settings.make_gateway()
+            gateway = self.settings.make_gateway() if kept is None else kept.make_gateway(self.settings)
+        elif kept is not None:
+            kept.discard()
         stack.enter_context(gateway)
         stack.callback(self._end_standing)
         stack.callback(pair.stopped)
@@ -421,9 +434,12 @@ class Service:
 
     # ---- succession -------------------------------------------------------------------------------------------------
 
+    def _kept(self) -> KeptState | None:
+        return None if self.settings.state is None else KeptState(self.settings.state, self._report)
+
     def _make_gateway(self, stack: ExitStack, kept: KeptState | None, estate: Estate | None) -> Gateway:
         if self.pair is not None:
-            return self._take_over(stack, self.pair)
+            return self._take_over(stack, self.pair, kept)
         if estate is not None:
             stack.enter_context(estate)
             return restored(self.settings, estate.state, resume=estate.is_sure)

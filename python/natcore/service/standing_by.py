@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from natcore.metrics.endpoint import Endpoint
     from natcore.plane.plane import Plane
     from natcore.service.configuration_file import Settings
+    from natcore.service.kept_state import KeptState
 
 # Arguments of Gateway that are this machine's: the active gateway's own do not hold here.
 OWN = ("instance", "workers", "inside", "outside", "huge_pages", "numa_node")
@@ -38,10 +39,11 @@ FEW = 16  # sessions of the small gateway, which gets none
 AGAIN_SECONDS = 2.0  # until it is tried again to open a plane
 
 
-def pair_of(settings: Settings) -> Pair:
+def pair_of(settings: Settings, kept: KeptState | None) -> Pair:
     """Return the pair of a file that has a [peer]. Raises OSError: it cannot listen there."""
     assert settings.peer is not None
-    return Pair(settings.peer, Gateway, **{name: settings.gateway[name] for name in OWN if name in settings.gateway})
+    own = {name: settings.gateway[name] for name in OWN if name in settings.gateway}
+    return Pair(settings.peer, Gateway, state=None if kept is None else kept.written, **own)
 
 
 @cache
