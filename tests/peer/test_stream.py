@@ -176,6 +176,57 @@ def test_a_promoted_standby_is_the_active_gateway(seed: int) -> None:
         raise
 
 
+def both_ways(row: np.void) -> list[tuple[bytes, Side]]:
+    """A datagram of a session from inside, and one that answers it."""
+    inside, outside, remote = (
+        (int(row[f"{which}_ip"]), int(row[f"{which}_port"])) for which in ("inside", "outside", "remote")
+    )
+    return [(craft.udp(inside, remote), Side.INSIDE), (craft.udp(remote, outside), Side.OUTSIDE)]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_was_acknowledged_goes_on_after_a_fail_over_at_any_point(seed: int) -> None:
+    """Random lives that fail over again and again: the standby was told up to some moment, and what came then is lost. UDP
+    sessions from before it that live on by what it was told have the same bytes and verdicts in both directions."""
+    pair, random = Pair(configuration(Random(seed)), seed), Random(seed)
+    feed, standby, known, compared = Feed(pair.gateway), Standby(Gateway), dict[int, tuple[int, ...]](), 0
+    tell(standby, feed.snapshot())
+    for _ in range(random.randrange(300, 500)):
+        before = pair.gateway
+        pair.step(random)
+        if pair.gateway is not before:  # the life saved and restored it
+            feed.close()
+            feed = Feed(pair.gateway)
+            standby.begin()
+        if pair.gateway is not before or feed.is_outdated:
+            tell(standby, feed.snapshot())
+            known = {}
+        elif random.random() < 0.2:
+            tell(standby, feed.changes())
+            tell(standby, feed.refreshes())
+            known = {row[0]: row for row in sessions_of(restored(saved(pair.gateway)))}  # to look ends what is due
+        elif random.random() < 0.05 and known:
+            promoted, now = taken_over(standby), pair.model.now / 1e9
+            copy = restored(saved(pair.gateway))
+            for row in copy.sessions():
+                told = known.get(int(row["session"]), ())
+                same_keys = told[1:8] == tuple(int(row[name]) for name in SAME[1:8])
+                if row["protocol"] != 17 or not same_keys or told[-1] <= now * 1e9:
+                    continue
+                for packet, side in both_ways(row):
+                    frame = packet if copy.framing == "ip" else craft.ether(packet)
+                    opened = copy.counters()["created"]
+                    expected, got = (each.translate_one(frame, side, now) for each in (copy, promoted))
+                    if expected[0].is_forwarded and copy.counters()["created"] == opened:  # it was alive
+                        assert unidentified(pair, got) == unidentified(pair, expected)
+                        compared += 1
+            holds(promoted)
+            feed.close()
+            feed, standby, known = Feed(pair.gateway), Standby(Gateway), {}
+            tell(standby, feed.snapshot())
+    assert compared
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_standby_may_take_over_in_the_middle_of_anything(seed: int) -> None:
     """Given some messages only: its tables are sound, and no outside port has two owners."""
