@@ -42,3 +42,4 @@ def shown(seconds: float) -> str:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rows", type=int, default=400_000, help="rows of the session log that questions are asked of")
+    parser.addoption("--all-sizes", action="store_true", help="bench_session_scale: 16,515,072 sessions too (5 GB)")
