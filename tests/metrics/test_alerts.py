@@ -51,6 +51,7 @@ CASES = {
     "NatcoreReloadFailed": ("natcore_config_last_reload_successful", "0x20", "1x20"),
     "NatcorePeerLost": ("natcore_peer_connected", "0x20", "1x20"),
     "NatcorePeerLate": ("natcore_peer_lag_seconds", "6x20", "4x20"),
+    "NatcorePeerAnswersLate": ('natcore_peer_deferred_packets_total{outcome="late"}', "0+120x20", "0+30x20"),
     "NatcoreRoleChanged": ("natcore_peer_role_changes_total", "0+1x20", "7x20"),
 }  # fmt: skip
 
