@@ -28,7 +28,7 @@ class Loaded(Store):
             self._all = super().parts()
             try:
                 self._found = super().find(Sought(), self._all, 0, FOREVER)
-                self._blocks = super().find_blocks(Sought(), self._all)
+                self._blocks = super().find_blocks(Sought(), self._all, 0, FOREVER)
                 break
             except DamagedPart:
                 continue
@@ -65,8 +65,8 @@ class Loaded(Store):
         ]  # fmt: skip
         return without_redacted_copies(sought, parts, found)
 
-    def find_blocks(self, sought: Sought, parts: Sequence[Part]) -> list[FoundRow]:
-        return [each for each in self._blocks if sought.is_in_block(each.row)]
+    def find_blocks(self, sought: Sought, parts: Sequence[Part], start: int, end: int) -> list[FoundRow]:
+        return [each for each in self._blocks if start <= each.row.end <= end and sought.is_in_block(each.row)]
 
 
 @dataclass(frozen=True)

@@ -154,6 +154,23 @@ def test_a_log_that_starts_lists_the_blocks_that_are_assigned(gateway: Gateway) 
         )  # how many rows of blocks there were before, plus one
 
 
+def test_the_blocks_are_listed_again_each_day(gateway: Gateway) -> None:
+    """So that no question looks back to the log's start."""
+    sink = Kept()
+    log = gateway.start_session_log(sink)
+    assert gateway._collector is not None
+    lists = []
+    for hours in range(0, 73, 6):
+        send(gateway, "10.0.0.5", 5000, hours * 3600.0)  # each ends its block, and begins another
+        gateway._collector.beat()
+        assert log.wait(10)
+        rows = sink.rows
+        lists.append(int(((rows["kind"] == COVER) & (rows["flags"] & BLOCKS != 0)).sum()))
+    assert lists == [1] * 4 + [2] * 4 + [3] * 4 + [4]
+    again = sink.of_blocks[sink.of_blocks["flags"] == ASSIGNED_BEFORE]
+    assert (again["end_time"] >= micros(86_400)).all() and len(again) == 3
+
+
 def sink_rows(log: Any, sink: Kept) -> Any:
     assert log.wait(10)
     return sink.of_blocks

@@ -19,6 +19,7 @@ from natcore.who.query import Answer, Store, talked, what, who
 from runs.truth import Result, one_life
 
 EPOCH = 1_700_000_000
+DAY = 86_400
 POOL = "203.0.113.1"
 POLICY = Policy(ports="block", port_ranges=((1024, 1151),), block_size=64, blocks=1, hold_down=0.0)
 
@@ -208,6 +209,49 @@ def test_no_answer_from_blocks_alone_is_wrong_whatever_the_log_went_through() ->
         total.add(one_life(seed, 60, in_blocks=True))
     assert total.wrong == []
     assert total.orderly_gaps == 0 and {"exact", "unused", "gap"} <= set(total.answers)
+
+
+def test_no_answer_is_wrong_where_blocks_are_listed_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("natcore.sessionlog.collector._LIST_NS", 120 * 10**9)
+    total = Result()
+    for seed in range(40_100, 40_106):
+        total.add(one_life(seed, 60, in_blocks=True))
+    assert total.wrong == []
+    assert total.orderly_gaps == 0 and {"exact", "unused", "gap"} <= set(total.answers)
+
+
+def test_a_question_reads_from_the_last_list_of_blocks_on(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the rows and files of all days before and after."""
+    life.begin()
+    for day in range(20):
+        life.at(day * DAY + 10).send(f"10.0.0.{5 + day % 2}")
+        life.at(day * DAY + 400).at(day * DAY + 40_000)
+    life.send("10.0.0.9")
+    life.at(20 * DAY)
+    read: list[int] = []
+    find_blocks = Store.find_blocks
+
+    def counted(self: Store, *arguments: Any) -> Any:
+        found = find_blocks(self, *arguments)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(Store, "find_blocks", counted)
+    for day in (0, 3, 10, 19):
+        store, more = Store(life.folder), {"at": moment(day * DAY + 60), "protocol": "udp"}
+        found = talked(store, "198.51.100.7", **more)
+        assert (found.status, found.subscribers) == ("incomplete", [f"10.0.0.{5 + day % 2}"])
+        assert what(store, "10.0.0.5", **more).status == ("unused" if day % 2 else "complete")
+        assert who(store, POOL, remote="198.51.100.7", **more).status == "ambiguous"
+        looked_at = len(store._footers)
+        assert 2 * looked_at < len(store.parts())
+        assert max(read) <= 8  # of the rows of three days
+        read.clear()
+        assert talked(store, "198.51.100.7", at=moment(day * DAY + 30_000), protocol="udp").status == "unused"
+    across = what(Store(life.folder), "10.0.0.5", at=moment(2 * DAY), until=moment(4 * DAY), protocol="udp")
+    assert across.status == "complete" and len(across.matches) == 1  # lists within the time are no gap
+    talked(Store(life.folder), "198.51.100.7", at=moment(21 * DAY), protocol="udp")  # beyond the log: all is looked at
+    assert max(read) > 40
 
 
 def test_what_lists_the_blocks_of_an_inside_address(life: Life) -> None:

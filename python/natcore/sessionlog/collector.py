@@ -56,6 +56,7 @@ _BEAT_SECONDS = 1.0
 START_SECONDS = 10.0  # that a log has to show that it works, where it must
 ON_FAILURE: tuple[OnFailure, ...] = get_args(OnFailure)
 _MORE_BLOCKS = 64  # that may be assigned before the blocks are copied
+_LIST_NS = 86_400 * 10**9  # between two lists of the blocks: no question looks further back
 COVER_BEATS = 60  # between two cover rows of a gateway that writes no rows
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -210,6 +211,7 @@ class Collector:
         self._blocks_lost = 0  # of these, that found the ring full: reported ones
         self._must_list_blocks = False  # rows of blocks were lost
         self._tells_blocks = False  # the logs have a list of the blocks, and all rows of blocks since
+        self._listed_ns = 0  # when that was, by the gateway's clock
         self._unlogged: list[Records] = []  # changes of the clock while no log ran
         self._covered, self._beats = (-1, 0), 0  # at the last cover row: the next number, and blocks; beats since
         self._windows = OldestWindow(core)
@@ -446,7 +448,7 @@ class Collector:
                     beat = replace(beat, facts=self._facts)
                 for log in self._logs:
                     self._intakes[log].note(beat)
-        if self._must_list_blocks:
+        if self._must_list_blocks or (self._tells_blocks and made_ns - self._listed_ns >= _LIST_NS):
             self._must_list_blocks = False
             self._list_blocks()
 
@@ -656,7 +658,7 @@ class Collector:
             if not self._logs:
                 return
             self._drain()
-            self._tells_blocks = True
+            self._tells_blocks, self._listed_ns = True, made_ns
             labels = self._labels(made_ns, self._core.complete_ns)
             self._log_cover(*labels, BLOCKS | flags)
             if filled:

@@ -139,14 +139,14 @@ class ClickHouseSource(TableSource):
             f"WHERE kind IN {_SESSION_KINDS} AND {self._within(start, end)}{self._conditions(sought, parts)}"
         )
 
-    def block_rows(self, sought: Sought, parts: Sequence[Part]) -> list[list[Any]]:
+    def block_rows(self, sought: Sought, parts: Sequence[Part], start: int, end: int) -> list[list[Any]]:
         """Return the rows of port blocks."""
         columns = ", ".join(self._output("pkts_from_vpc" if name == "number" else name) for name in COLUMNS)
         within = "" if sought.port is None else f" AND nat_port <= {sought.port} AND pub_port >= {sought.port}"
         of_host = self._conditions(Sought(sought.address, inside=sought.inside), parts)
         return self._select(
             f"SELECT instance, vpc_id, run, {columns}{self._label()} FROM {self._table} "
-            f"WHERE {_OF_BLOCKS}{within}{of_host}"
+            f"WHERE {_OF_BLOCKS} AND {self._within(start, end)}{within}{of_host}"
         )
 
     def event_rows(self, start: int, end: int, inside: str | None) -> list[list[Any]]:

@@ -26,7 +26,7 @@ from natcore.sessionlog.facts import (
     Setting,
 )
 from natcore.sessionlog.file_metadata import Footer, joined_ranges, missing_numbers
-from natcore.who.conclude import FOREVER, Gap, Known, Row, Run, Static
+from natcore.who.conclude import FOREVER, Asked, Gap, Known, Row, Run, Static
 from natcore.who.question import LONGEST_IDLE, LONGEST_WINDOW, Question
 from natcore.who.source import Part
 from natcore.who.waiting import Key, Waiting
@@ -37,6 +37,7 @@ _REASONS: Mapping[int, str] = {
     GAP_LOST: "the log had no space for rows",
 }
 _DAY = 86_400_000_000
+_LISTED = 60_000_000  # a list is copied and written after its cover row, within a minute
 _BLOCK_LABEL = 1_000  # an assignment's time is rounded down to ms
 
 
@@ -245,9 +246,26 @@ class Knowledge:
             for key, run in self._bounded(found).items()
         ]  # fmt: skip
 
+    def blocks_since(self, asked: Asked, runs: Sequence[Run]) -> int | None:
+        """Return since when rows of port blocks tell of every block that was assigned at a moment that is asked for: since a
+        list of all blocks, without a gap. None: no such list is known. runs: of `runs_by_blocks`."""
+        since = []
+        for run in runs:
+            begin, end = max(asked.start, run.begin), min(asked.end, run.end)
+            if not run.holds or begin > end:
+                continue
+            starts = [
+                known.start for known in run.known
+                if known.ended and (known.whole or known.start <= begin) and known.made >= end
+            ]  # fmt: skip
+            if not starts:
+                return None
+            since.append(max(starts) - 2 * self.doubt - _LISTED)
+        return min(since, default=None)
+
     def _known_blocks(self, key: Key) -> tuple[Known, ...]:
-        """Return the stretches in which no row of a port block is missing, in order. One that begins with a list of all blocks
-        tells of every block at each of its moments (`ended`)."""
+        """Return the stretches in which no row of a port block is missing, in order: from each list of all blocks on, and from
+        what follows a gap. One that begins with a list tells of every block at each of its moments (`ended`)."""
         pieces = self._pieces[key]
         ranges = joined_ranges(pieces.blocks)
         covers = [pieces.covers[sequence] for sequence in sorted(pieces.covers)]
@@ -256,16 +274,18 @@ class Knowledge:
         chain: list[Cover] = []
 
         def close() -> None:
-            if chain:
-                first, last = chain[0], chain[-1]
+            for place, first in enumerate(chain):
+                if place and not first.flags & BLOCKS:
+                    continue
                 _, late = self._shift(key, first.sequence, first.since)
+                last = chain[-1]
                 made = self._surely(key, last).made - _BLOCK_LABEL
                 lists_all = bool(first.flags & BLOCKS)
                 stretches.append(
                     Known(first.since + late, made, made, first.blocks, last.blocks - 1,
                           lists_all and bool(first.flags & EMPTY), lists_all)
                 )  # fmt: skip
-                chain.clear()
+            chain.clear()
 
         for cover in [*covers, *sorted(signs, key=lambda sign: sign.made)]:
             if cover.flags & ALONE or (cover.flags & STARTED and cover.blocks < 0):  # no log ran just before
@@ -273,9 +293,6 @@ class Knowledge:
             if cover.blocks < 0:
                 continue
             if chain and not _connected(chain[-1].blocks, cover.blocks, ranges):
-                close()
-            elif chain and cover.flags & BLOCKS:  # another list: the rows before it are all there, too
-                chain.append(cover)
                 close()
             chain.append(cover)
         close()

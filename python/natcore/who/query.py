@@ -40,6 +40,12 @@ if TYPE_CHECKING:
     from natcore.gateway import Gateway
 
 _log = logging.getLogger(__name__)
+_DAY = 86_400_000_000  # microseconds
+_BLOCK_REACHES = (
+    _DAY + _DAY // 8,
+    32 * _DAY,
+    None,
+)  # before the time, in which a list of the port blocks is sought; None: all
 __all__ = ["Answer", "Listing", "Match", "Source", "Store", "talked", "what", "who"]
 
 
@@ -395,32 +401,43 @@ def _told(question: Question, source: Source | None, there: Waiting) -> Found:
 
 
 def _found_by_blocks(question: Question, source: Source | None, there: Waiting) -> Found | None:
-    """Return the conclusion from the rows of port blocks; None: there are no such blocks. A block may have been assigned long
-    before, so that all of the log is looked at."""
-    parts = source.parts() if source is not None else []
-    known = _knowledge(source, parts, there, question.longest_idle)
-    if not known.has_blocks(question):
-        return None
-    asked, runs = question.asked(there.now), known.runs_by_blocks(question)
+    """Return the conclusion from the rows of port blocks; None: there are no such blocks.
+
+    A block may have been assigned long before. Rows are read from the last list of all blocks on, and a day behind the time;
+    where no list is known, all that there are.
+    """
+    asked = question.asked(there.now)
+    for reach in _BLOCK_REACHES if source is not None else (None,):
+        since, until = (None, None) if reach is None else (question.start - reach, question.end + _DAY)
+        parts = source.parts(since, until) if source is not None else []
+        known = _knowledge(source, parts, there, question.longest_idle)
+        if not known.has_blocks(question):
+            return None
+        runs = known.runs_by_blocks(question)
+        begin = known.blocks_since(asked, runs)
+        if begin is not None:
+            break
     statics = known.statics(question, runs)
+    read = (-FOREVER, FOREVER) if begin is None or source is None else (begin, asked.end + _DAY)
     found = [FoundRow("", row) for row in waiting_blocks(question.sought, there.batches)]
-    found += source.find_blocks(question.sought, parts) if source is not None else []
+    if source is not None:
+        found += source.find_blocks(question.sought, parts, read[0] - known.doubt, read[1] + known.doubt)
     rows = [known.doubtful(each.row) for each in found]
     lost: list[Gap] = []
     if source is not None and asked.subject in ("inside", "remote"):
         told = {run.run for run in runs}
-        lost = [each.gap for each in source.lost() if each.run not in told]
-    concluded = conclude(asked, runs, statics, rows, -FOREVER, FOREVER, lost)
+        lost = [each.gap for each in source.lost(since, until) if each.run not in told]
+    concluded = conclude(asked, runs, statics, rows, *read, lost)
     if concluded.gaps and source is not None:
         removed = source.removed()
         runs = [replace(run, gaps=(*run.gaps, *removed.get(run.instance, ()))) for run in runs]
-        concluded = conclude(asked, runs, statics, rows, -FOREVER, FOREVER, lost)
+        concluded = conclude(asked, runs, statics, rows, *read, lost)
     if question.protocol is None and concluded.status in ("unused", "complete"):
         concluded = replace(
             concluded, status="gap" if concluded.status == "unused" and question.subject == "address" else "incomplete",
             reason=f"{concluded.reason}; what has no ports needs no port block: it is known of TCP, UDP and ICMP only",
         )  # fmt: skip
-    return Found(asked, concluded, tuple(found), tuple(parts), (0, FOREVER))
+    return Found(asked, concluded, tuple(found), tuple(parts), (max(0, read[0]), read[1]))
 
 
 def _found(question: Question, source: Source | None, there: Waiting) -> Found:

@@ -170,7 +170,7 @@ class SlsSource(TableSource):
         found = self._select(" and ".join(terms), columns, start, end)
         return [_numbers(row, ("", "", "", *COLUMNS)) for row in found]
 
-    def block_rows(self, sought: Sought, parts: Sequence[Part]) -> list[list[Any]]:
+    def block_rows(self, sought: Sought, parts: Sequence[Part], start: int, end: int) -> list[list[Any]]:
         """Return the rows of port blocks."""
         search = _BLOCKS
         if sought.port is not None:
@@ -181,7 +181,7 @@ class SlsSource(TableSource):
             search += f' and pri_ip: "{sought.inside}"'
         names = ["pkts_from_vpc" if name == "number" else name for name in COLUMNS]
         columns = ("instance", "vpc_id", "run", *(MICROSECONDS.get(name, name) for name in names))
-        found = self._select(search, columns, 0, FOREVER)
+        found = self._select(search, columns, start, end)
         return [_numbers(row, ("", "", "", *names)) for row in found]
 
     def event_rows(self, start: int, end: int, inside: str | None) -> list[list[Any]]:

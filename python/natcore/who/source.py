@@ -162,9 +162,9 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def find_blocks(self, sought: Sought, parts: Sequence[Part]) -> Sequence[FoundRow]:
-        """Return the rows of port blocks with the sought address, port and inside address in the parts, of all times; `number`
-        is their sequence.
+    def find_blocks(self, sought: Sought, parts: Sequence[Part], start: int, end: int) -> Sequence[FoundRow]:
+        """Return the rows of port blocks with the sought address, port and inside address in the parts that ended from start to
+        end; `number` is their sequence.
 
         Raises PartsMoved, DamagedPart.
         """

@@ -214,18 +214,19 @@ class Store(Source):
                     found.append(FoundRow(path, row))
         return without_redacted_copies(sought, near, found)
 
-    def find_blocks(self, sought: Sought, parts: Sequence[Part]) -> list[FoundRow]:
-        """Return the rows of the port blocks with the sought address, port and inside address."""
+    def find_blocks(self, sought: Sought, parts: Sequence[Part], start: int, end: int) -> list[FoundRow]:
+        """Return the rows of the port blocks with the sought address, port and inside address that ended from start to end."""
         holding = [
             part for part in parts
-            if part.footer.blocks
+            if part.footer.blocks and part.footer.first_time <= end and part.footer.last_time >= start
             and (
                 sought.address is None or part.footer.addresses is None
                 or any(sought.address in pair for pair in part.footer.addresses)
             )
         ]  # fmt: skip
         footers = {part.name: part.footer for part in holding}
-        where, values = "kind IN ('block-allocated', 'block-released')", dict[str, Any]()
+        where = "kind IN ('block-allocated', 'block-released') AND epoch_us(end_time) BETWEEN $start AND $end"
+        values: dict[str, Any] = {"start": start, "end": end}
         for name, value, condition in (
             ("address", sought.address, "(nat_ip = $address OR eip = $address)"),
             ("port", sought.port, "nat_port <= $port AND pub_port >= $port"),

@@ -89,9 +89,10 @@ class TableSource(Source):
         has one ("": none); more of them do no harm."""
 
     @abstractmethod
-    def block_rows(self, sought: Sought, parts: Sequence[Part]) -> Sequence[Sequence[Any]]:
+    def block_rows(self, sought: Sought, parts: Sequence[Part], start: int, end: int) -> Sequence[Sequence[Any]]:
         """Return instance, vpc_id, run and COLUMNS, with the sequence for the number, of the rows of port blocks with the
-        sought address, port and inside address, and the label as of `session_rows`; more of them do no harm."""
+        sought address, port and inside address that ended from start to end, and the label as of `session_rows`; more of them
+        do no harm."""
 
     @abstractmethod
     def event_rows(self, start: int, end: int, inside: str | None) -> Sequence[Sequence[Any]]:
@@ -172,13 +173,13 @@ class TableSource(Source):
                 found.append(FoundRow(part, row))
         return without_redacted_copies(sought, parts, found)
 
-    def find_blocks(self, sought: Sought, parts: Sequence[Part]) -> list[FoundRow]:
-        """Return the rows of the port blocks with the sought address, port and inside address."""
+    def find_blocks(self, sought: Sought, parts: Sequence[Part], start: int, end: int) -> list[FoundRow]:
+        """Return the rows of the port blocks with the sought address, port and inside address that ended from start to end."""
         names = {(part.footer.instance, part.footer.vpc_id, part.footer.run): part.name for part in parts}
         found = []
-        for instance, vpc_id, run, *values in self.block_rows(sought, parts):
+        for instance, vpc_id, run, *values in self.block_rows(sought, parts, start, end):
             row = _row(instance, vpc_id, run, values)
-            if (instance, vpc_id, run) in names and sought.is_in_block(row):
+            if (instance, vpc_id, run) in names and start <= row.end <= end and sought.is_in_block(row):
                 found.append(FoundRow(names[instance, vpc_id, run], row))
         return found
 
