@@ -255,14 +255,6 @@ class Bucket(Files):
         with self._answering(path):
             target.close()
 
-    def delete(self, path: str) -> None:
-        """Delete an object, if it is there."""
-        try:
-            with self._answering(path):
-                self._service.delete_file(_key(path))
-        except FileNotFoundError:
-            pass
-
     # ---- errors ----
 
     @contextmanager
