@@ -20,7 +20,7 @@ from natcore.plane import ethtool
 from natcore.plane.drivers import _shares
 from natcore.plane.ethtool import ADDRESSES, PORTS, TOEPLITZ, Device, Hashing
 from natcore.plane.rss import KEY_BYTES_LEAST, hashed, is_ours, key_for, table_for, toeplitz
-from natcore.plane.steering import NotSteeredError, Steering
+from natcore.plane.steering import NotSteeredError, Steering, left_steered, unsteer
 from natcore.testing import craft
 from natcore.testing.oracle.packets import TCP, UDP
 from support.netns import SERVER, build, gateway, needs_root, ping, queues, start, xdp_missing
@@ -245,6 +245,22 @@ def test_what_a_dead_plane_left_is_not_put_back() -> None:
     assert not is_ours(card.now.key)
     assert card.now.table == tuple(entry % 6 for entry in range(128))
     assert not is_ours(bytes(40)) and not is_ours(KEY)
+
+
+def test_clean_spreads_what_a_dead_plane_left_and_touches_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards = {"lan0": FakeCard(), "wan0": FakeCard(), "eth9": FakeCard()}
+    cards["eth9"].refuses = {"hashing"}
+    steered(cards["wan0"], Side.OUTSIDE, 2)  # and no end
+    before = cards["lan0"].state
+    monkeypatch.setattr("natcore.plane.steering.Device", cards.__getitem__)
+    monkeypatch.setattr("natcore.plane.steering.queues_of", lambda name: 3)
+    monkeypatch.setattr("socket.if_nameindex", lambda: list(enumerate(cards, 1)))
+    assert left_steered() == ["wan0"]
+    for name in cards:
+        unsteer(name)
+    assert left_steered() == []
+    assert cards["wan0"].now.table == tuple(entry % 3 for entry in range(128))
+    assert cards["lan0"].state == before
 
 
 # ---- ethtool ---------------------------------------------------------------------------------------------------------

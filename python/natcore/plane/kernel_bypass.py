@@ -31,6 +31,7 @@ from natcore.plane import host_ports
 from natcore.plane import nftables as nft
 from natcore.plane.host_ports import ALL, TCP, UDP, Ports, ranges_of
 from natcore.plane.interface_lock import Claim as Claim
+from natcore.plane.steering import left_steered, unsteer
 
 PREFIX = "natcore-"  # of table names: natcore-INTERFACE
 OWNED = nft.OWNER | nft.PERSIST
@@ -324,12 +325,13 @@ def clean() -> list[str]:
     """Takes away what planes left behind that died or were stopped; interfaces of living ones are left alone. The names
     cleaned."""
     cleaned = []
-    for interface in sorted({*installed(), *forwarding_nothing(), *host_ports.reserving()}):
+    for interface in sorted({*installed(), *forwarding_nothing(), *host_ports.reserving(), *left_steered()}):
         with suppress(InterfaceError, OSError):
             claim = Claim(interface)
             try:
                 remove(interface)
                 host_ports.reserve(interface, 0)
+                unsteer(interface)
                 cleaned.append(interface)
             finally:
                 claim.close()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
 from natcore.internal.protocols import NAMES, TCP, UDP
-from natcore.plane.ethtool import ADDRESSES, PORTS, TOEPLITZ, Hashing
+from natcore.plane.ethtool import ADDRESSES, PORTS, TOEPLITZ, Device, Hashing, queues_of
 from natcore.plane.rss import is_ours, key_for, table_for
 from natcore.verdict import Side
 
@@ -49,9 +50,7 @@ class Steering:
         except ValueError as error:
             raise NotSteeredError(str(error)) from error
         if is_ours(before.key):  # of a plane that died
-            queues = sum(count for _, count in shares)
-            spread = tuple(entry % queues for entry in range(len(before.table)))
-            before = replace(before, key=os.urandom(len(before.key)), table=spread)
+            before = _spread(before, sum(count for _, count in shares))
         try:
             self._set_fields(side)
             self._before = before
@@ -88,3 +87,28 @@ class Steering:
         while self._fields_before:
             with suppress(OSError):
                 self._device.set_fields(*self._fields_before.popitem())
+
+
+def left_steered() -> list[str]:
+    """Return the interfaces that have a key of natcore's: a plane's, which may be dead."""
+    found = []
+    for _, name in socket.if_nameindex():
+        with suppress(OSError):  # no RSS
+            if is_ours(Device(name).hashing().key):
+                found.append(name)
+    return found
+
+
+def unsteer(name: str) -> None:
+    """Spread the frames of an interface that a dead plane left steered over all its queues, by a random key."""
+    with suppress(OSError):
+        device = Device(name)
+        hashing = device.hashing()
+        if is_ours(hashing.key):
+            device.set_hashing(_spread(hashing, queues_of(name)))
+
+
+def _spread(hashing: Hashing, queues: int) -> Hashing:
+    """As a driver sets it at first."""
+    table = tuple(entry % queues for entry in range(len(hashing.table)))
+    return replace(hashing, key=os.urandom(len(hashing.key)), table=table)

@@ -41,11 +41,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _DAY = 86_400_000_000  # microseconds
-_BLOCK_REACHES = (
-    _DAY + _DAY // 8,
-    32 * _DAY,
-    None,
-)  # before the time, in which a list of the port blocks is sought; None: all
+# Before the time, in which a list of the port blocks is sought; None: all.
+_BLOCK_REACHES = (_DAY + _DAY // 8, 32 * _DAY, None)
 __all__ = ["Answer", "Listing", "Match", "Source", "Store", "talked", "what", "who"]
 
 
