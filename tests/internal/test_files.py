@@ -87,12 +87,12 @@ def test_a_parquet_file_that_became_a_link_is_not_read(tmp_path: Path) -> None:
     sink.close()
     store = Store(folder)
     files = store.parts()
-    assert len(store.rows("number", "true", {}, files)) == len(read_sessions(folder)) == 3
+    assert len(store.rows("filename, number", "true", {}, files)) == len(read_sessions(folder)) == 3
     path = Path(files[0].name)
     path.rename(elsewhere)
     path.symlink_to(elsewhere)
     with pytest.raises(PartsMoved, match="ask again"):
-        store.rows("number", "true", {}, files)
+        store.rows("filename, number", "true", {}, files)
     assert store.parts() == [] and store.damaged == [str(path)]
     with pytest.raises(UntrustedFileError, match="link"):
         read_sessions(folder)
