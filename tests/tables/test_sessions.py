@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from natcore import RECORD, Gateway, Policy, Side, SnatEntry, Timeouts, Verdict
 from natcore.dtypes import GAP, GAP_RING
 from natcore.testhooks import wrappers
+from support.arrays import arrays
 from support.frames import HOST, REMOTE, Talk, counted, echo, gateway, one_port, udp
 
 WINDOW, CREATE, END = 0, 1, 2
@@ -220,6 +221,13 @@ def test_times_are_labelled_by_the_epoch_and_rounded_down() -> None:
     assert over.take_records(events=True)["start_time"].tolist() == [-9_999_999]
 
 
+def worker_of_host(over: Gateway) -> object:
+    """The capsule of the worker that has the host of `udp`."""
+    frames, lengths = arrays(udp())
+    [worker] = over.owner(frames, lengths, Side.INSIDE)
+    return over._core.worker_capsule(int(worker))
+
+
 @pytest.mark.parametrize("direction", [0, 1])
 def test_counters_carry_past_32_bits_without_closing_the_window(direction: int) -> None:
     made = Talk(gateway())
@@ -227,7 +235,7 @@ def test_counters_carry_past_32_bits_without_closing_the_window(direction: int) 
     made.back()
     near = (1 << 32) - 1
     for _ in range(3):  # three times around
-        wrappers.preset_counters(made.gateway._core.worker_capsule(), 0, direction, near, near)
+        wrappers.preset_counters(worker_of_host(made.gateway), 0, direction, near, near)
         made.out()
         made.back()
     row = made.session()
@@ -289,7 +297,7 @@ EVERYTHING = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 40_000)), min
 def test_tick_slices_write_the_rows_of_advance(packets: list[tuple[int, int]]) -> None:
     """In another order, since each slice ends what it meets."""
     by_advance, by_ticks = gateway(window=20.0), gateway(window=20.0)
-    capsule, now = by_ticks._core.worker_capsule(), 0
+    capsule, now = worker_of_host(by_ticks), 0
     for sport, step in packets:
         for at in range(now + 500, now + step, 500):  # a loop's ticks, in ms
             wrappers.tick_worker(capsule, at * 1_000_000)
@@ -310,7 +318,7 @@ def test_the_sweep_comes_round_within_8_seconds() -> None:
     frames[:, 34] = np.arange(10_000) >> 8
     frames[:, 35] = np.arange(10_000) & 0xFF
     over.translate(frames, np.full(10_000, len(udp()), np.uint32), Side.INSIDE, 0.0)
-    capsule = over._core.worker_capsule()
+    capsule = worker_of_host(over)
     for tick in range(1, 8001):
         wrappers.tick_worker(capsule, (300_000 + tick) * 1_000_000)
     assert over._core.inspection.counters()[1]["sessions"] == 0
@@ -372,7 +380,7 @@ def test_the_sweep_between_batches_waits_for_a_reader_to_make_room() -> None:
     for sport in range(1, 7):
         over.translate_one(udp(sport=sport), Side.INSIDE, 0.0)
     over._core.log_rows.is_read = True  # a log takes rows, though not just now
-    capsule = over._core.worker_capsule()
+    capsule = worker_of_host(over)
     taken = []
     for second in range(50, 301, 50):  # a loop that sweeps
         wrappers.tick_worker(capsule, second * 1_000_000_000)
