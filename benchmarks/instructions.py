@@ -157,10 +157,11 @@ def figures(folder: Path) -> Iterator[tuple[str, float]]:
 
 
 def importing(module: str) -> int:
-    """Instructions of a process that imports a module, its bytecode compiled before."""
+    """Instructions of a process that imports a module, its bytecode compiled before: the same ones each time."""
     program = [sys.executable, "-c", f"import {module}"]
-    subprocess.run(program, check=True, env=AS_INSTALLED)
-    return count_process(program, AS_INSTALLED)
+    environment = {**AS_INSTALLED, "PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"}  # threads wait for each other
+    subprocess.run(program, check=True, env=environment)
+    return count_process(program, environment)
 
 
 def judge_import(ours: int, numpys: int) -> bool:
