@@ -13,16 +13,15 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from compiled import build, walk
 from natcore import Side
 from natcore.errors import Error
-from natcore.internal.files import replaced
 from natcore.testing.bulk import UDP
 from natcore.testing.gates import paired
 from natcore.testing.load import Load
 from natcore.who.plots import check_picture
+from pictures import save
 from timing import translate_seconds
 
 SIZES = tuple(1 << power for power in (10, 13, 16, 18, 20, 22, 23))
@@ -110,9 +109,7 @@ def draw(points: Sequence[Point], pictures: Sequence[Path]) -> None:
     axes.legend()
     axes.set_title("Translation of 64-byte UDP frames over the number of sessions")
     for picture in pictures:
-        own: dict[str, Any] = {"metadata": {"Date": None}} if picture.suffix == ".svg" else {}
-        with replaced(picture, private=False) as file:
-            figure.savefig(file, format=picture.suffix[1:], dpi=130, **own)
+        save(figure, picture)
 
 
 def words(sessions: int) -> str:

@@ -19,17 +19,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from memory import resident_bytes
 from natcore import Gateway, Policy, Side, SnatEntry, Verdict
 from natcore.errors import Error
-from natcore.internal.files import replaced
 from natcore.testing.bulk import UDP, Frames, Lengths, answers, packets
 from natcore.testing.load import FRAME_BYTES, Rows
 from natcore.who.plots import check_picture
+from pictures import save
 
 SIZES = (64_512, 1_032_192, 4_128_768, 16_515_072)
 PORTS_A_HOST = 63
@@ -169,9 +168,7 @@ def draw(points: Sequence[Scale], picture: Path) -> None:
         axes.set_xlabel("sessions, 63 a host, every outside port taken")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-    own: dict[str, Any] = {"metadata": {"Date": None}} if picture.suffix == ".svg" else {}
-    with replaced(picture, private=False) as file:
-        figure.savefig(file, format=picture.suffix[1:], dpi=130, **own)
+    save(figure, picture)
 
 
 def main() -> None:

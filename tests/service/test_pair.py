@@ -13,10 +13,9 @@ from natcore.peer.channel import Credentials
 from natcore.plane import kernel_bypass
 from support.certificates import made
 from support.netns import SERVER, at, needs_root, ping, until
-from support.pairs import ADDRESSES, GATEWAYS, Churn, Echo, Lab, lab
+from support.pairs import ADDRESSES, GATEWAYS, START_SECONDS, Churn, Echo, Lab, lab
 
 pytestmark = [needs_root, pytest.mark.timeout(900)]  # processes start slowly on a busy machine
-START_SECONDS = 240.0  # of a process, on a busy machine
 
 
 @pytest.fixture(scope="module")

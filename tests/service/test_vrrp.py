@@ -15,10 +15,9 @@ import pytest
 
 from support.certificates import made
 from support.netns import needs_root, until
-from support.pairs import GATEWAYS, Echo, Lab, lab
+from support.pairs import GATEWAYS, START_SECONDS, Echo, Lab, lab
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
-START_SECONDS = 240.0  # of a process, on a busy machine
 pytestmark = [
     needs_root,
     pytest.mark.timeout(900),

@@ -24,6 +24,7 @@ from natcore.peer.channel import Credentials
 from support.netns import POOL, SERVER, at, until
 
 LEASE = 0.3
+START_SECONDS = 240.0  # of a process, on a busy machine
 GATEWAYS = ("a", "b")
 AT_A_TIME = 4  # connections that are being opened
 PORT = 7411
