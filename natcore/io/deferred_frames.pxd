@@ -40,7 +40,7 @@ cdef struct DeferredFrames:
     PendingFrames ring
     Flow* flows                 # [DEFERRED_FLOWS]
     uint32_t acknowledged       # the newest cycle that was looked at
-    uint64_t outcomes[5]        # by Outcome: frames that have left
+    uint64_t outcomes[OUTCOMES]        # by Outcome: frames that have left
     uint64_t waited_ms          # all of them together
 
 cdef inline PendingFrame* deferred_first(DeferredFrames* deferred) noexcept nogil:

@@ -205,7 +205,7 @@ cdef void process_pending(Loop* loop, uint32_t now_ms, bint close) noexcept nogi
 
 
 cdef void send_deferred(Loop* loop, uint32_t now_ms, uint32_t outcome, uint32_t most) noexcept nogil:
-    """Sends deferred frames that need not wait any more; behind a fence, or long after that, it drops them. outcome: with which
+    """Sends deferred frames that need not wait any more; behind a fence, or far too late, it drops them. outcome: with which
     all others leave too, or DEFERRED_WAITS; most: how many do. The worker must be locked."""
     cdef PendingFrame* waiting = deferred_first(&loop.deferred)
     cdef uint32_t acknowledged = load_acquire(&loop.worker.shared.defer_acknowledged)

@@ -58,7 +58,7 @@ from natcore.nat.undelivered cimport subtract
 from natcore.nat.unsolicited_syn cimport note_unsolicited
 from natcore.base.flow_hash cimport HashKey
 from natcore.frame cimport FRAME_CROSSING, FRAME_GSO, Frame
-from natcore.base.compiler cimport DEBUG, bswap16, likely, prefetch, prefetch_write, unlikely
+from natcore.base.compiler cimport DEBUG, bswap16, likely, load_relaxed, prefetch, prefetch_write, unlikely
 from natcore.base.lock_checker cimport assert_held
 from natcore.base.sentinels cimport NONE
 from natcore.base.hash_table cimport Bucket, Index, bucket_of, ctz32, match_some, match_tags, tag_of
@@ -88,7 +88,7 @@ cdef enum:
 
 cdef inline void note_opened(const Worker* worker, Frame* frame, bint opened) noexcept nogil:
     """Marks a frame that began a session, for a plane that holds it back until the standby has that."""
-    if unlikely(worker.shared.defer_ms != 0) and opened:
+    if unlikely(load_relaxed(&worker.shared.defer_ms) != 0) and opened:
         frame.flags |= FRAME_DEFERRED
 
 

@@ -126,6 +126,17 @@ def unidentified(pair: Pair, outcome: tuple[Verdict, bytes | None]) -> tuple[Ver
     return verdict, frame[: at + 4] + frame[at + 6 : at + 10] + frame[at + 12 :]
 
 
+def stepped(pair: Pair, random: Random, feed: Feed, standby: Standby) -> Feed:
+    """The feed after another step of the life; a new one, without a snapshot, where the life saved and restored its gateway."""
+    before = pair.gateway
+    pair.step(random)
+    if pair.gateway is before:
+        return feed
+    feed.close()
+    standby.begin()
+    return Feed(pair.gateway)
+
+
 @pytest.mark.parametrize("seed", range(16))
 def test_a_promoted_standby_is_the_active_gateway(seed: int) -> None:
     """Random lives under random configurations, told in pieces of random size; entries that change begin a snapshot."""
@@ -134,12 +145,7 @@ def test_a_promoted_standby_is_the_active_gateway(seed: int) -> None:
     try:
         tell(standby, feed.snapshot())
         for _ in range(random.randrange(60, 250)):
-            before = pair.gateway
-            pair.step(random)
-            if pair.gateway is not before:  # the life saved and restored it
-                feed.close()
-                feed = Feed(pair.gateway)
-                standby.begin()
+            feed = stepped(pair, random, feed, standby)
             if feed.is_outdated:
                 tell(standby, feed.snapshot())
             elif random.random() < 0.2:
@@ -192,13 +198,8 @@ def test_what_was_acknowledged_goes_on_after_a_fail_over_at_any_point(seed: int)
     feed, standby, known, compared = Feed(pair.gateway), Standby(Gateway), dict[int, tuple[int, ...]](), 0
     tell(standby, feed.snapshot())
     for _ in range(random.randrange(300, 500)):
-        before = pair.gateway
-        pair.step(random)
-        if pair.gateway is not before:  # the life saved and restored it
-            feed.close()
-            feed = Feed(pair.gateway)
-            standby.begin()
-        if pair.gateway is not before or feed.is_outdated:
+        feed = stepped(pair, random, feed, standby)
+        if feed.is_outdated:
             tell(standby, feed.snapshot())
             known = {}
         elif random.random() < 0.2:

@@ -19,9 +19,8 @@ _SEND_VLAN, _RECEIVE_VLAN = 1 << 7, 1 << 8
 _FLOW = {TCP: 1, UDP: 2}  # TCP_V4_FLOW, UDP_V4_FLOW
 _FIELDS = struct.Struct("=IIQ")  # of struct ethtool_rxnfc: command, flow, fields
 _FIELDS_BYTES = 256  # the kernel reads and writes no more than it has
-_HASHING = struct.Struct(
-    "=IIIIBB2xI"
-)  # struct ethtool_rxfh: command, context, entries, key's bytes, function, transformation
+# Of struct ethtool_rxfh: command, context, entries, key's bytes, function, transformation.
+_HASHING = struct.Struct("=IIIIBB2xI")
 ADDRESSES = 1 << 4 | 1 << 5  # fields of a hash: RXH_IP_SRC, RXH_IP_DST
 PORTS = 1 << 6 | 1 << 7  # RXH_L4_B_0_1, RXH_L4_B_2_3
 TOEPLITZ = 1  # ETH_RSS_HASH_TOP
