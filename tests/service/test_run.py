@@ -82,7 +82,7 @@ def test_who_tells_never_waits_for_a_reader_and_lost_lines_are_told_once_there_i
         nonlocal data
         with suppress(BlockingIOError):
             data += os.read(reading, 1 << 16)
-        return f"lost {{'lines': {writer.lost}" in data.decode() and not writer._thread.is_alive()
+        return f"'lines_lost_in_all': {writer.lost}}}" in data.decode() and not writer._thread.is_alive()
 
     until(came)
     assert data.count(b"event") == 1000 - writer.lost
@@ -98,7 +98,19 @@ def test_what_cannot_be_told_is_lost_alone() -> None:
     with LineWriter(line) as writer:
         writer("bad", {})
         writer("good", {})
-    assert told[:2] == ["bad", "lost"] and told[2:] == ["good"] and writer.lost == 1
+    assert told == ["bad", "lost", "good"] and writer.lost == 1
+
+
+def test_a_line_that_was_lost_last_is_told_though_nothing_follows() -> None:
+    told: list[str] = []
+
+    def line(what: str, fields: dict[str, Any]) -> tuple[int, str]:
+        told.append(what)
+        return 1, fields["missing"] if what == "bad" else ""
+
+    with LineWriter(line) as writer:
+        writer("bad", {})
+    assert told == ["bad", "lost"] and writer.lost == 1
 
 
 def test_what_is_logged_and_warned_of_is_told() -> None:

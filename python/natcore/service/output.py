@@ -60,15 +60,20 @@ class LineWriter(Closing):
             try:
                 what, fields = self._waiting.get(timeout=_POLL_SECONDS) or ("", {})
             except queue.Empty:
+                self._report_lost()
                 if self._closing:
                     return
                 continue
-            if self._lost > self._reported_lost:
-                lost = self._lost
-                if self._write_line("lost", {"lines": lost - self._reported_lost, "lines_lost_in_all": lost}):
-                    self._reported_lost = lost
+            self._report_lost()
             if not self._write_line(what, fields):
                 self._lose()
+
+    def _report_lost(self) -> None:
+        lost = self._lost
+        if lost > self._reported_lost and self._write_line(
+            "lost", {"lines": lost - self._reported_lost, "lines_lost_in_all": lost}
+        ):
+            self._reported_lost = lost
 
     def _write_line(self, what: str, fields: dict[str, Any]) -> bool:
         """Whether the line was written whole."""
