@@ -82,6 +82,7 @@ def test_status_in_words_and_as_json(running: tuple[Gateway, str]) -> None:
     assert "sessions 2 of 1,000" in text and "session log audit to memory: Enabled" in text
     found = call_json("status", "--instance", instance)
     assert (found["instance"], found["sessions"]) == ("ngw-1", 2)
+    call("status", "--active", "--instance", instance)  # none of a pair
 
 
 def test_a_table_that_is_refused_has_no_heading(running: tuple[Gateway, str]) -> None:

@@ -40,13 +40,18 @@ def keepalived(pair: Lab, folder: Path, name: str, priority: int) -> Iterator[No
     """Run it beside a gateway, with the example's configuration and script."""
     command, script, file = (folder / f"{each}-{name}" for each in ("natcore", "natcore-notify", "keepalived.conf"))
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m natcore.cli.main "$@" --instance {folder}/{name}.sock\n')
-    script.write_text((EXAMPLES / "natcore-notify").read_text().replace("/usr/bin/natcore", str(command)))
+    text = (EXAMPLES / "natcore-notify").read_text()
+    for is_, becomes in (("/usr/bin/natcore", str(command)), ("/run/natcore-vrrp-$2", f"{folder}/{name}")):
+        assert is_ in text
+        text = text.replace(is_, becomes)
+    script.write_text(text)
     for each in (command, script):
         each.chmod(0o700)
     text = (EXAMPLES / "keepalived.conf").read_text()
     for is_, becomes in (
-        ("/usr/bin/natcore", str(command)), ("/usr/local/sbin/natcore-notify", str(script)),
-        ("priority 100", f"priority {priority}"), ("timeout 4", "timeout 60"),  # the machine of the tests is busy
+        ("/usr/local/sbin/natcore-notify", str(script)),
+        ("priority 100", f"priority {priority}"),
+        ("interval 5", "interval 1"), ("timeout 4", "timeout 60"),  # the machine of the tests is busy
     ):  # fmt: skip
         assert is_ in text
         text = text.replace(is_, becomes)
@@ -77,10 +82,11 @@ def test_the_master_is_active_and_the_other_one_takes_over(folder: Path) -> None
             until(lambda: pair.role("a") == "active" and has_router_address(pair, "a"), START_SECONDS)
             with keepalived(pair, folder, "b", 100):
                 until(lambda: pair.follows("b"), START_SECONDS)
+                assert [pair.ask(name, "status", "--active")["status"] for name in GATEWAYS] == [0, 70]
                 flow = Echo(pair.network, tcp=True)
                 assert flow.goes_on()
                 pair.kill("a")
-                pair.start("a")  # as its unit does
+                pair.start("a")  # as its unit does, and before keepalived looks: a master that does not translate
                 until(lambda: pair.role("b") == "active" and has_router_address(pair, "b"), START_SECONDS)
                 until(lambda: pair.follows("a"), START_SECONDS)
                 assert flow.goes_on()

@@ -116,6 +116,21 @@ def command(tmp_path: Path) -> Path:
     return path
 
 
+def notified(command: Path, state: str, **more: str) -> tuple[int, list[str]]:
+    """Run the script; return its exit status and what it asked of natcore."""
+    environment = {
+        "PATH": os.environ["PATH"], "NATCORE": str(command), "MASTER": str(command.with_name("master")), **more
+    }  # fmt: skip
+    done = subprocess.run(
+        [EXAMPLES / "natcore-notify", "INSTANCE", "natcore", state, "100"], env=environment, timeout=300, check=False,
+        capture_output=True,
+    )  # fmt: skip
+    told = command.with_name("asked")
+    lines = told.read_text().splitlines() if told.exists() else []
+    told.unlink(missing_ok=True)
+    return done.returncode, lines
+
+
 @pytest.mark.parametrize(
     ("state", "asked", "status"),
     [
@@ -127,16 +142,27 @@ def test_the_notify_script_takes_over_as_master_and_makes_way_otherwise(
     command: Path, state: str, asked: list[str], status: int
 ) -> None:
     for more in ({}, {"INSTANCE": "gw a"}):
-        environment = {"PATH": os.environ["PATH"], "NATCORE": str(command), **more}
-        done = subprocess.run(
-            [EXAMPLES / "natcore-notify", "INSTANCE", "natcore", state, "100"], env=environment, timeout=300, check=False,
-            capture_output=True,
+        assert notified(command, state, **more) == (
+            status, [f"{word} --instance gw a" if more else word for word in asked]
         )  # fmt: skip
-        assert done.returncode == status, done.stderr
-        told = command.with_name("asked")
-        lines = told.read_text().splitlines() if told.exists() else []
-        assert lines == [f"{word} --instance gw a" if more else word for word in asked]
-        told.unlink(missing_ok=True)
+
+
+def test_the_tracked_script_fails_where_the_master_does_not_translate(command: Path) -> None:
+    command.write_text(command.read_text().replace("-ge 3", "-ge 1"))
+    assert notified(command, "CHECK") == (0, ["status"])
+    notified(command, "MASTER")
+    assert notified(command, "CHECK", INSTANCE="gw a") == (0, ["status --active --instance gw a"])
+    notified(command, "BACKUP")
+    assert notified(command, "CHECK") == (0, ["status"])
+
+
+def test_a_master_that_could_not_take_over_is_found_by_the_tracked_script(command: Path) -> None:
+    command.write_text(command.read_text().replace("-ge 3", "-ge 100"))
+    sleep = command.with_name("sleep")
+    sleep.write_text("#!/bin/sh\n")
+    sleep.chmod(0o755)
+    assert notified(command, "MASTER", PATH=f"{command.parent}:{os.environ['PATH']}") == (1, ["activate"] * 10)
+    assert notified(command, "CHECK") == (1, ["status --active"])
 
 
 @needs_root
@@ -145,7 +171,7 @@ def test_keepalived_takes_the_configuration(network: Network, tmp_path: Path) ->
     script = tmp_path / "natcore-notify"
     shutil.copy(EXAMPLES / "natcore-notify", script)
     file = tmp_path / "keepalived.conf"
-    text = (EXAMPLES / "keepalived.conf").read_text().replace("/usr/bin/natcore", "/bin/true")
+    text = (EXAMPLES / "keepalived.conf").read_text()
     file.write_text(text.replace("/usr/local/sbin/natcore-notify", str(script)))
     done = network.run("gw", ["keepalived", "-t", "-f", str(file)], check=False)
     assert done.returncode == 0, done.stderr

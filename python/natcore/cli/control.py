@@ -228,6 +228,9 @@ def status(
         bool, typer.Option("--wait-ready", help="Wait until it forwards and its logs deliver.")
     ] = False,
     timeout: Annotated[float, typer.Option(help="Seconds that --wait-ready waits.")] = 30.0,
+    active: Annotated[
+        bool, typer.Option("--active", help="Fail also where it is the standby of a pair, with status 70.")
+    ] = False,
     instance: Instance = None,
     as_json: Json = False,
 ) -> None:
@@ -238,7 +241,7 @@ def status(
         report.print_json(found)
     else:
         _print_status(found)
-    if found["state"] == "degraded":
+    if found["state"] == "degraded" or (active and found.get("peer", {}).get("role") == "standby"):
         raise typer.Exit(ExitCode.FAILED)
 
 

@@ -101,7 +101,10 @@ ANSWERS: Mapping[str, Mapping[int, str]] = {
         Answer.UNUSED: "no session",
     },
     "log verify": {Answer.FINDINGS: "files are not as they were written"},
-    "status": {ExitCode.FAILED: "an interface is down", ExitCode.TRY_AGAIN: "none runs, or it is not ready in time"},
+    "status": {
+        ExitCode.FAILED: "an interface is down; with --active: or it is the standby",
+        ExitCode.TRY_AGAIN: "none runs, or it is not ready in time",
+    },
     "check": {ExitCode.CONFIGURATION: "the file is wrong, or, with --here, does not fit this machine"},
     "plan": {ExitCode.CONFIGURATION: "a reload would be refused"},
     "reload": {ExitCode.CONFIGURATION: "it is refused, and nothing has changed"},
