@@ -29,6 +29,7 @@ GATE_OPTIONS ?=
 INSTRUCTIONS_OPTIONS ?=
 WIRE_OPTIONS ?= --json build/wire.json
 SOAK_OPTIONS ?= --seeds 10000 --jobs 2 --least 1000 --resume build/soak.json
+RESTORED_OPTIONS ?= --seeds 10000 --jobs 2 --resume build/restored.json
 TRUTH_OPTIONS ?= --lives 1000 --questions 1000
 # Four processes on two processors: many tests wait for networks and programs. A process without a test left takes some of another.
 TEST_OPTIONS ?= -n 4 --dist worksteal
@@ -43,7 +44,7 @@ export PIP_ROOT_USER_ACTION := ignore
 # Bytecode is kept whatever the caller's environment says: the tests start some hundred interpreters.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test search workers lint docs coverage debug format soak mutants truth crash bench gate instructions worst wire sanitize sanitize-frames \
+.PHONY: help demo test search workers lint docs coverage debug format soak restored mutants truth crash bench gate instructions worst wire sanitize sanitize-frames \
         sanitize-lives sanitize-tests races fuzz portable wheel clean
 help:
 	@echo "make demo      real programs through a gateway, then their session log (as root; else a replayed capture)"
@@ -55,6 +56,7 @@ help:
 	@echo "make debug     a build with invariants and symbols, for gdb"
 	@echo "make format    what ruff can put right itself"
 	@echo "make soak      10,000 random lives against the oracle, the NAT in plain Python; it goes on where it was stopped"
+	@echo "make restored  10,000 random lives in two copies, of which one is saved and restored again and again: both must be the same"
 	@echo "make mutants   breaks each requirement on purpose, and wants its conformance cases to fail"
 	@echo "make truth     1,000 random lives of gateways and their logs: no answer of \`who\` may be wrong"
 	@echo "make crash     a gateway that logs is killed 200 times: every packet is in a row or in a declared gap"
@@ -114,6 +116,9 @@ format: .venv/linted-with
 
 soak: .venv/built .venv/tested-with
 	$(VENV) tests/runs/soak.py $(SOAK_OPTIONS)
+
+restored: .venv/built .venv/tested-with
+	$(VENV) tests/runs/soak.py --restored $(RESTORED_OPTIONS)
 
 mutants: .venv/built .venv/tested-with
 	$(VENV) tests/runs/mutants.py

@@ -30,6 +30,7 @@ cdef struct Standby:
     const uint8_t* entries      # a byte for each number of an entry, 1: there is one
     uint32_t entry_count
     uint64_t now_ns             # the active gateway's clock
+    uint64_t created            # the highest number of a session in a row
     uint64_t evicted            # sessions that made way for a row
 
 cdef bint standby_new(Standby* standby, Shared* shared, uint32_t workers, uint32_t capacity) noexcept nogil

@@ -285,6 +285,7 @@ cdef const char* apply_session(Standby* standby, uint32_t worker, const PeerSess
     if wrong != NULL:
         return wrong
     table = session_at(standby, place)
+    standby.created = max(standby.created, id)
     if table != NULL and place.id == id and is_same(&table.hot[place.slot], row):
         update(table, place.slot, row)
         return NULL
@@ -374,8 +375,8 @@ cdef void date_blocks(Ports* ports, uint64_t now_ns) noexcept nogil:
 
 
 cdef void promote(Standby* standby, uint64_t now_ns, uint64_t created, uint32_t grace_ms) noexcept nogil:
-    """The standby's clock is now_ns, and it is to translate. created: sessions that the active gateway has opened, so that no
-    number is given twice. grace_ms: how old a refresh may be; sessions count as refreshed that much later."""
+    """The standby's clock is now_ns, and it is to translate. created: sessions that the active gateway has opened, as it said
+    last; rows that came since may have higher numbers, and none is given twice. grace_ms: how old a refresh may be; sessions count as refreshed that much later."""
     cdef uint32_t i, slot, now_ms, idle_ms
     cdef uint64_t more
     cdef Sessions* table
@@ -395,6 +396,7 @@ cdef void promote(Standby* standby, uint64_t now_ns, uint64_t created, uint32_t 
         table.swept_ns = table.complete_ns = standby.shared.workers[i].ticked_ns = standby.now_ns
         table.sweep_at = 0
     table = &standby.shared.workers[0].sessions
+    created = max(created, standby.created)
     more = created - min(created, table.created if table.numbers == NULL else standby.shared.created)
     table.created += more
     table.ended += more

@@ -28,6 +28,7 @@ from natcore.testing.oracle.entries import PORTED
 from natcore.testing.oracle.packets import TCP, UDP, Endpoint
 from natcore.testing.oracle.sessions import MS, Session
 from natcore.testing.oracle.tables import ROUND, SECOND, Choices
+from oracle.fail_over import Followed
 from support.multi_worker import COUNTS
 
 SHARED = (
@@ -56,6 +57,7 @@ class Pair:
         for entry in self.configuration.entries:
             self.gateway.add(entry)
         self.model = self.configuration.model()
+        self.followed: Followed | None = None  # by a standby
         self.turns = count()  # whoever gets a frame, it is done by its owner
         self.worker = self.gateway._core.worker_capsule()
         self.choices = Choices(self._drawn, self._target_of, lambda: self.compared)
@@ -99,10 +101,14 @@ class Pair:
             self.crowded(*traffic.frame(random, self.model), seconds)
         elif draw < 0.9725:
             self.restart(Random(draw))
+        elif draw < 0.975:
+            self.follow(Random(draw))
         elif draw < 0.983:
             self.look()
         else:
             self.take()
+        if self.followed is not None and random.random() < 0.15:
+            self.tell(random)
 
     def frame(self, data: bytes, side: Side, seconds: float) -> Verdict:
         """One frame by translate_one."""
@@ -267,18 +273,63 @@ class Pair:
         )
         wall = EPOCH + self.model.now / 1e9 + lower if lower else None
         self.trace.append(f"restart gap={gap} wall={wall!r}")
+        self.restore(gap=gap, wall=wall)
+        if wall is not None:
+            later = max(0, to_ns(wall) - to_ns(EPOCH) - self.model.now)
+            self.model.resume(later, frozen=gap == "freeze")
+        self.histogram[f"restart {gap}" if wall else "restart at once"] += 1
+
+    def restore(self, **arguments: Any) -> None:
+        """Go on with a gateway that was restored from what this one saved."""
         self._same_generated()  # frames that wait to be sent are not saved
         saved = BytesIO()
         self.gateway.save(saved)
         saved.seek(0)
-        self.gateway = Gateway.restore(saved, gap=gap, wall=wall)  # type: ignore[arg-type]
+        self.gateway = Gateway.restore(saved, **arguments)
+        self._replaced()
+        self.begin_stream()
+        same("invariants", broken(self.worker), None)
+
+    def begin_stream(self) -> None:
+        """The standby's stream begins anew, with the gateway that there is now."""
+        if self.followed is not None:
+            self.followed.restarted(self.gateway)
+
+    def _replaced(self) -> None:
+        """The gateway is another object."""
         self.worker = self.gateway._core.worker_capsule()
         self.draws = 0
-        if wall is not None:
-            later = max(0, to_ns(wall) - to_ns(EPOCH) - self.model.now)
-            self.model.resume(later, frozen=gap == "freeze")
+
+    def follow(self, random: Random) -> None:
+        """A standby follows the gateway from now on; or takes over from it, if one has an image."""
+        if self.followed is None:
+            self.trace.append("follow")
+            self.followed = Followed(self.gateway, self.model, lambda: (Counter(self.carried), self.taken))
+            self.tell(random)
+        elif self.followed.has_image:
+            self.fail_over(random)
+
+    def tell(self, random: Random) -> None:
+        """The standby is told what changed; a part of it may be on its way for longer."""
+        assert self.followed is not None
+        told = self.followed.tell(random)
+        self.trace.append(f"told {told}")
+        self.histogram.update(f"standby told {what}" for what in told)
+
+    def fail_over(self, random: Random) -> None:
+        """The gateway dies with its rows, and with what was not told; the standby goes on."""
+        assert self.followed is not None
+        self.gateway, self.model, self.carried, self.taken = self.followed.take_over(random)
+        self.trace.append(f"fail over at {self.model.now / 1e9!r}")
+        self.followed.close()
+        self.followed = None
+        self._replaced()
+        self.rows.clear()
+        self.histogram["standby took over"] += 1
         same("invariants", broken(self.worker), None)
-        self.histogram[f"restart {gap}" if wall else "restart at once"] += 1
+        if random.random() < 0.5:  # else what is due ends as packets go on
+            self.advance(self.model.now / 1e9)
+            self._same_tables()
 
     def _target_of(self, entry: int, remote: int) -> int:
         return target_of(self.worker, entry, remote)
@@ -295,6 +346,7 @@ class Pair:
         same("counters", {name: value for name, value in counters.items() if value}, self.model.counters())
         self._same_totals()
         events, expected = event_rows(self.gateway.take_events()), expected_events(self.model)
+        self.trace.append(f"  events {events}, {counters}")
         same("events", events, expected)
         self.histogram.update(f"event {event[0]}: {event[3]}" for event in events)
         self._same_tables()
@@ -304,6 +356,7 @@ class Pair:
         """Rows of the log."""
         self.trace.append("take")
         rows = self.gateway.take_records(events=True)
+        self.trace.append(f"  rows {rows.tobytes().hex()}")
         self.rows.append(rows)
         assert rows["number"].tolist() == list(range(self.taken, self.taken + len(rows)))
         self.taken += len(rows)
@@ -336,6 +389,7 @@ class Pair:
 
     def _same_outcome(self, data: bytes, side: Side, seconds: float, verdict: Verdict, sent: bytes | None) -> None:
         self.histogram[f"verdict {verdict.name}"] += 1
+        self.trace.append(f"  {verdict.name} {sent.hex() if sent else ''}")
         self.compared = sent
         expected = self.model.translate_one(data, side, to_ns(seconds), self.choices)
         same("verdict", verdict.name, expected[0].name)
@@ -374,6 +428,7 @@ class Pair:
             if made.cause.is_forwarded or made.cause is Verdict.HELD:  # a fragment, of what came from the other side
                 self.carried[Side(1 - made.send_to)] += self._ip_bytes(made.frame)
         self.model.generated.clear()
+        self.trace.extend(f"  generated {made}" for made in got)
         same("generated", got, expected)
 
     def _same_totals(self) -> None:
@@ -402,6 +457,7 @@ class Pair:
         got = [[r[name].item() for name in SESSION_FIELDS] for r in self.gateway.sessions()]
         several = self.gateway.workers > 1  # each has slots of its own
         slots = sorted(model.sessions, key=lambda s: s.id if several else s.slot)
+        self.trace.append(f"  sessions {got}")
         same("sessions", sorted(got) if several else got, [session_row(s) for s in slots])
         names = ("protocol", "inside_ip", "inside_port", "outside_ip", "outside_port", "sessions", "entry")
         rows = sorted(tuple(int(r[name]) for name in names) for r in self.gateway.mappings())
@@ -506,11 +562,42 @@ def live(random: Random, operations: int, seed: int = 0) -> Pair:
         pair.finish()
         pair.histogram.update({f"entry of a session: {kind}": n for kind, n in pair.model.kinds.items()})
     except Exception as error:
-        error.add_note(f"operation {len(pair.trace)}: {pair.configuration}")
-        for line in pair.trace[-4:]:
-            error.add_note(line[:300])
+        explain(error, pair)
         raise
     return pair
+
+
+def explain(error: Exception, pair: Pair) -> None:
+    """Add the configuration of a life, and the last of it."""
+    error.add_note(f"operation {len(pair.trace)}: {pair.configuration}")
+    for line in pair.trace[-8:]:
+        error.add_note(line[:300])
+
+
+def twins(seed: int, operations: int) -> Pair:
+    """A life in two copies, of which one is saved and restored again and again: verdicts, bytes, rows, events, and the tables
+    of both are the same."""
+    randoms, chance = (Random(seed), Random(seed)), Random(~seed)
+    original, restored = pairs = tuple(Pair(configurations.configuration(each, COUNTS), seed) for each in randoms)
+    try:
+        for _ in range(operations):
+            if chance.random() < 0.05:
+                restored.restore()
+                original.begin_stream()
+                restored.histogram["twin restored"] += 1
+            for pair, random in zip(pairs, randoms, strict=True):
+                pair.trace.clear()
+                pair.step(random)
+            same("the restored gateway's life", restored.trace, original.trace)
+        for pair in pairs:
+            pair.trace.clear()
+            pair.finish()
+        same("the end of the restored gateway's life", restored.trace, original.trace)
+    except Exception as error:
+        explain(error, restored)
+        error.add_note(f"seed {seed}")
+        raise
+    return restored
 
 
 def run(seed: int, operations: int) -> Pair:

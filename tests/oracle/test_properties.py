@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from io import BytesIO
 from random import Random
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from natcore import RECORD, Eip, Gateway, Policy, Side, SnatEntry, Verdict
 from natcore.testing import configurations, craft, strategies
 from natcore.testing.oracle.packets import ICMP, TCP, UDP, ones_sum, parse, word
-from oracle.comparison import STRIDE, live, run
+from oracle.comparison import STRIDE, live, run, twins
 from runs.soak import EXPECTED, report
 from support.multi_worker import COUNTS, counted
 from support.search import TIMES
@@ -43,6 +44,30 @@ def test_seeds_equal_the_oracles() -> None:
         "shared address: no host any more",
     }  # the soak of 200 seeds has each
     assert {name for name in EXPECTED if not histogram[name]} <= rare  # nothing else is untried
+
+
+def test_a_restored_gateway_goes_on_as_the_one_that_was_saved() -> None:
+    """The lives with which `make restored` begins."""
+    restored = sum(twins(seed, operations=300).histogram["twin restored"] for seed in range(10))
+    assert restored > 100
+
+
+@pytest.mark.parametrize("lost", ["events", "random numbers"])
+def test_a_restored_gateway_that_lacks_something_is_noticed(monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
+    restore = Gateway.restore
+
+    def forgetful(saved: BytesIO, **arguments: object) -> Gateway:
+        gateway = restore(saved, **arguments)  # type: ignore[arg-type]
+        if lost == "events":
+            gateway.take_events()
+        else:
+            gateway.translate_one(craft.ether(craft.udp((0x0A000001, 7), ("9.9.9.9", 9))), Side.INSIDE, now=0)
+        return gateway
+
+    monkeypatch.setattr(Gateway, "restore", forgetful)
+    with pytest.raises(AssertionError):
+        for seed in range(10):
+            twins(seed, operations=300)
 
 
 def test_a_soak_in_which_something_is_absent_fails(capsys: pytest.CaptureFixture[str]) -> None:

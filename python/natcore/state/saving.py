@@ -21,6 +21,7 @@ from natcore.internal.validation import check_path
 from natcore.state.file_format import SETTINGS, Bytes, Key, written
 from natcore.state.rows import GATEWAY_STATE, OF_WORKER, SECTIONS, WHOLE_ROW, WORKER_STATE
 from natcore.state.settings import SavedEntries, encode
+from natcore.verdict import Verdict
 
 if TYPE_CHECKING:
     from natcore.api.gateway import Core
@@ -90,6 +91,7 @@ def base(core: Core, arguments: Mapping[str, Any], entries: SavedEntries, *, see
         ):
             break
     sections: dict[Key, Bytes] = {(SETTINGS, 0): np.frombuffer(encode(arguments, entries, None), np.uint8)}
+    live = 0
     for worker, own in enumerate(counts):
         for number, count in enumerate(own):
             name = SECTIONS[number][0]
@@ -97,8 +99,16 @@ def base(core: Core, arguments: Mapping[str, Any], entries: SavedEntries, *, see
                 kept = count if name in _KEPT else 0
                 sections[name, worker] = buffers[worker][number][: kept * sizes[number]]
         row = sections["worker", worker].view(WORKER_STATE)
+        live += int(row["created"][0] - row["ended"][0])
         row["created"], row["created_of"] = row["ended"], row["ended_of"]  # a session is counted when it is told
+        for counters in (
+            row["counters"],
+            row["from_outside"],
+        ):  # fragments that are held are lost with a gateway that dies
+            counters[:, Verdict.DROP_FRAGMENT] += counters[:, Verdict.HELD]
+            counters[:, Verdict.HELD] = 0
     gateway = sections["gateway", 0].view(GATEWAY_STATE)
+    gateway["created"] -= live
     gateway["blocks_taken"] = gateway["blocks_released"]
     return sections
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
+from copy import copy, deepcopy
 from dataclasses import replace
 
 from natcore.config import SnatEntry
@@ -51,6 +52,10 @@ def is_no_host(address: int) -> bool:
 SOURCE_ROUTES, UNWANTED = {131, 137}, {7, 11, 12, 15, 68, 82, 136, 142, 145, 147, 149, 151, 152}
 
 
+OF_SESSIONS = {"sessions", "mappings", "subscribers", "held", "free_slots", "rows", "generated", "events", "fragments",
+               "unanswered", "choices", "counted_as"}  # fmt: skip
+
+
 class Nat(Following):
     """The decisions, in the order of a packet's way. Arguments as of natcore.Gateway, and its first entries."""
 
@@ -60,7 +65,22 @@ class Nat(Following):
         self.unanswered = Unanswered()
         super().__init__(*arguments, **options)
         self.choices: Choices
+        self._forget_fragments()
+
+    def _forget_fragments(self) -> None:
         self.fragments = Fragments(self.timeouts.fragment, self._judge, self._session_of, self._follow)
+
+    def without_sessions(self) -> Nat:
+        """A copy that has the settings, entries and counters, and nothing of sessions, nor what waits."""
+        other = copy(self)
+        kept = {name: value for name, value in vars(self).items() if name not in OF_SESSIONS}
+        vars(other).update(deepcopy(kept, {id(self): other}))
+        other.sessions, other.mappings, other.subscribers = [], [], {}
+        other.held, other.free_slots, other.new_slots = {}, [], 0
+        other.rows, other.generated, other.events = [], [], {}
+        other.unanswered = Unanswered()
+        other._forget_fragments()
+        return other
 
     def settle(self) -> None:
         for packet, verdict in self.unanswered.due(self):
