@@ -105,6 +105,9 @@ class Watched(Pair):
     def restart(self, random: Random) -> None:
         """A restored gateway has no flow log yet: this life goes on without."""
 
+    def follow(self, random: Random) -> None:
+        """Nor has a standby that took over."""
+
     def take_generated(self) -> list[Generated]:
         taken = super().take_generated()
         for generated in taken:
