@@ -1,11 +1,11 @@
-"""A day of a gateway's life as rows of its session log, and what every question about it must be answered with."""
+"""Days of a gateway's life as rows of its session log, and what every question about them must be answered with."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from natcore.sinks.base import join
 
 DAY = 86_400_000_000  # microseconds
 WINDOW_LENGTH = 600_000_000
+BORDER = 7_300_000_000  # of the log, where it does not know whether a port was held
 MIDNIGHT = 1_790_000_000_000_000 // DAY * DAY
 ADDRESSES = 8
 FIRST_ADDRESS = 0xCB007101  # 203.0.113.1
@@ -28,15 +29,25 @@ HOSTS = 20_000
 BATCH = 131_072
 
 
+class End(NamedTuple):
+    """The midnight that follows, in microseconds since 1970; the numbers of the next row, session and fact."""
+
+    midnight: int
+    number: int
+    session: int
+    fact: int
+
+
 class Day:
     """About `rows` rows: sessions on 8 addresses over 24 hours, an outside port never with two of them at once.
 
     Each has a first window of its first minutes; one in ten lives on without traffic for up to two hours, and half of
     these have traffic again in their last minutes. Times in microseconds since 1970; a key is an address, a protocol
-    and a port in one number.
+    and a port in one number. after: `end` of the day that it follows in the same run.
     """
 
-    def __init__(self, rows: int, seed: int = 1) -> None:
+    def __init__(self, rows: int, seed: int = 1, after: End | None = None) -> None:
+        self.midnight, self._first_number, self._first_session, self._told = after or End(MIDNIGHT, 0, 1, 0)
         random = np.random.default_rng(seed)
         count = round(rows / 3.05)
         turns = -(-count // KEYS)  # how often a port is used
@@ -47,7 +58,7 @@ class Day:
         is_long = random.random(count) < 0.1
         lives = np.where(is_long, random.integers(WINDOW_LENGTH, 7_200_000_000, count), lively)
         lives = np.minimum(lives, turn * 3 // 4)
-        self.starts = MIDNIGHT + begin + (random.random(count) * (turn - lives - 1_000_000)).astype(np.int64)
+        self.starts = self.midnight + begin + (random.random(count) * (turn - lives - 1_000_000)).astype(np.int64)
         self.ends = self.starts + lives
         self.firsts = np.minimum(self.starts + WINDOW_LENGTH, self.ends)  # the end of the first window
         returns = is_long & (random.random(count) < 0.5) & (lives > 2 * WINDOW_LENGTH)
@@ -56,6 +67,12 @@ class Day:
         self.remotes = (random.zipf(1.3, count) % 200_000).astype(np.uint32)
         self.counts = random.geometric(0.05, (count, 2)).astype(np.uint32)
         self._random = random
+
+    @property
+    def end(self) -> End:
+        """What the next day begins with, once all rows of this one were taken."""
+        rows = 3 * len(self.starts) + int(np.count_nonzero(self.seconds))
+        return End(self.midnight + DAY, self._first_number + rows, self._first_session + len(self.starts), self._told)
 
     def batches(self) -> Iterator[Batch]:
         """The rows in the order in which a gateway writes them, BATCH a batch."""
@@ -66,16 +83,15 @@ class Day:
         begins = np.concatenate([self.starts, self.starts, self.starts, self.seconds[more]])
         order = np.argsort(times, kind="stable")
         for first in range(0, len(order), BATCH):
-            at = order[first : first + BATCH]
-            batch = self._batch(first, sessions[at], kinds[at], begins[at], times[at])
-            yield replace(batch, records=join([*self._facts(first, int(times[at][0])), batch.records,
-                                               *self._cover(first + len(at), int(times[at][-1]))]))  # fmt: skip
+            at, number = order[first : first + BATCH], self._first_number + first
+            batch = self._batch(number, sessions[at], kinds[at], begins[at], times[at])
+            yield replace(batch, records=join([*self._facts(number, int(times[at][0])), batch.records,
+                                               *self._cover(number + len(at), int(times[at][-1]))]))  # fmt: skip
 
-    def _facts(self, first: int, time: int) -> list[NDArray]:
+    def _facts(self, number: int, time: int) -> list[NDArray]:
         """What a log begins with."""
-        if first:
+        if number:
             return []
-        self._told = 0
         pool = [(FIRST_ADDRESS + n, FIRST_ADDRESS + n) for n in range(ADDRESSES)]
         entries = entry_rows(1, SnatEntry("10.0.0.0/8", pool="203.0.113.1-203.0.113.8"), pool)
         rows = [cover_row(time, time, time, STARTED | EMPTY | ALONE), *entries]
@@ -93,7 +109,7 @@ class Day:
         rows = np.zeros(len(sessions), RECORD)
         keys = self.keys[sessions]
         rows["number"] = np.arange(first, first + len(rows))
-        rows["session"] = sessions + 1
+        rows["session"] = sessions + np.uint64(self._first_session)
         rows["kind"], rows["start_time"], rows["end_time"] = kinds, begins, times
         rows["nat_ip"], rows["protocol"], rows["nat_port"] = self._endpoint(keys)
         rows["eip"] = rows["nat_ip"]
@@ -122,7 +138,7 @@ class Day:
             same = np.flatnonzero(self.keys == key)
             start, end = self.starts[same], self.ends[same]
             edges = np.concatenate([start, end, self.firsts[same], self.seconds[same]])
-            if np.abs(edges - at).min() < edge or not MIDNIGHT + 7_300_000_000 < at < MIDNIGHT + DAY - 7_300_000_000:
+            if np.abs(edges - at).min() < edge or not self.midnight + BORDER < at < self.midnight + DAY - BORDER:
                 continue  # within the tolerance of an edge both answers are right
             holders = same[(start <= at) & (at <= end)]
             status, host = "unused", None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -73,6 +74,23 @@ def test_rows_are_sorted_by_the_endpoint(folder: Path) -> None:
     table = pq.read_table(path, columns=["nat_ip", "protocol", "nat_port", "end_time"]).to_pylist()
     keys = [tuple(row.values()) for row in table]
     assert keys == sorted(keys) and len(keys) > 10
+
+
+@pytest.mark.parametrize("seed", range(1, 21))
+def test_row_groups_end_where_the_endpoints_address_or_protocol_does(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_parquet_compaction, "GROUP_ROWS", 10)
+    chance = np.random.default_rng(seed)
+    keys = sorted(zip(chance.integers(0, 4, 60).tolist(), chance.choice([6, 17], 60).tolist(), strict=True))[: 3 * seed]
+    texts = pa.array([f"203.0.113.{address}" for address, _ in keys], pa.string()).dictionary_encode()
+    table = pa.table({"nat_ip": texts, "protocol": pa.array([protocol for _, protocol in keys], pa.uint8())})
+    groups = _parquet_compaction.row_groups(table)
+    assert sum(groups) == len(keys) and all(0 < rows <= 10 for rows in groups)
+    ends = np.cumsum(groups).tolist()
+    for begin, end in zip([0, *ends], ends, strict=False):
+        inside = set(keys[begin:end])
+        assert len(inside) == 1 or all(keys.count(key) == keys[begin:end].count(key) for key in inside)
 
 
 def test_an_hour_that_is_not_over_stays(folder: Path) -> None:

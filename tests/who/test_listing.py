@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from natcore.sessionlog.facts import clock_row
+from natcore.sinks._parquet_folder import read_footer
 from natcore.who import files as files_module
 from natcore.who import store as module
 from natcore.who.store import DAY, Store, _label, _Names
+from support.lives import ANN, Log, label
 
 HOUR = 3_600_000_000
 BEGIN = 1_700_000_000_000_000
@@ -21,9 +24,9 @@ def name_of(at: int, run: str, number: int) -> str:
     return f"{_label(at, 0)}-{run}-{number:012d}.parquet"
 
 
-def straightforward(paths: list[str], start: int | None, end: int | None) -> tuple[set[str], set[str]]:
+def straightforward(paths: list[str], start: int | None, end: int | None, slack: int) -> tuple[set[str], set[str]]:
     """The names that may matter, and those behind them, by a look at each."""
-    earliest, latest = _label(start, -DAY), _label(end, DAY)
+    earliest, latest = _label(start, -slack), _label(end, slack)
     near: set[str] = set()
     series: dict[tuple[str, str], list[tuple[str, str]]] = {}
     folders: dict[str, list[str]] = {}
@@ -65,8 +68,15 @@ def test_names_of_a_time_are_those_that_a_look_at_each_gives(seed: int) -> None:
     for _ in range(20):
         start = chance.choice([None, BEGIN + chance.randrange(-100, 1400) * HOUR])
         end = chance.choice([None, (start or BEGIN) + chance.randrange(100) * HOUR])
-        near, behind = names.near(start, end)
-        assert (set(near), set(behind)) == straightforward(paths, start, end)
+        slack = chance.choice([0, HOUR, DAY])
+        near, stretches = names.near(start, end, slack)
+        assert (set(near), set(names.witnesses(near))) == straightforward(paths, start, end, slack)
+        for there, is_first, is_last, newest in stretches:
+            folder, run = newest.rpartition("/")[0], newest.split("-")[-2]
+            files = [path for path in sorted(paths) if path.startswith(f"{folder}/") and f"-{run}-" in path]
+            first = files.index(there[0])
+            assert files[first : first + len(there)] == there and newest == files[-1]
+            assert (is_first, is_last) == (first == 0, there[-1] == newest)
         assert len(set(near)) == len(near) and names.paths == set(paths)
 
 
@@ -94,3 +104,61 @@ def test_a_large_folder_is_listed_again_only_when_it_has_changed(
     monkeypatch.setattr(files_module, "_LISTED_NS", 0)
     store._scan()
     assert looks == 4
+
+
+def written_by_the_hour(folder: Path, hours: int, *, has_covers: bool = True, clock_set_at: int | None = None) -> Path:
+    """A file an hour with a session in each; without cover rows the one of hour 40 has a row that ended in hour 30."""
+    log = Log(folder)
+    if has_covers:
+        log.tick(0)
+    for hour in range(hours):
+        start = hour * 3600.0
+        if hour == clock_set_at:
+            log.fact(clock_row(label(start), label(start + 100), 0))
+        log.session(hour + 1, ANN, start + 100, [(start + 100, start + 200)], start + 200)
+        if has_covers:
+            log.tick(start + 1800)
+        elif hour == 40:
+            log.add(1, start, 30 * 3600.0 + 10, 1000, ANN)
+        log.write()
+    return folder
+
+
+def looked_at(store: Store, start: float, end: float) -> tuple[set[str], int]:
+    """The files with rows of the span that a look finds; how many it looked at."""
+    begin, until = label(start), label(end)
+    parts = store.parts(begin, until)
+    there = {part.name for part in parts if part.footer.first_time <= until and part.footer.last_time >= begin}
+    return there, len(store._footers)
+
+
+def with_rows(folder: Path, start: float, end: float) -> set[str]:
+    footers = {str(path): read_footer(path) for path in folder.glob("*.parquet")}
+    return {
+        path for path, footer in footers.items()
+        if footer is not None and footer.first_time <= label(end) and footer.last_time >= label(start)
+    }  # fmt: skip
+
+
+def test_cover_rows_tell_that_no_other_file_matters(tmp_path: Path) -> None:
+    folder = written_by_the_hour(tmp_path / "log", 96)
+    for hour in (0, 1, 50, 94, 95):
+        span = (hour * 3600.0 - 3600, hour * 3600.0 + 3600)
+        there, looks = looked_at(Store(folder), *span)
+        assert there == with_rows(folder, *span) and looks <= 12, (
+            hour
+        )  # first, last, 2 before, 2 behind and those of the time
+
+
+def test_without_them_a_late_row_is_found_within_a_day(tmp_path: Path) -> None:
+    folder = written_by_the_hour(tmp_path / "log", 96, has_covers=False)
+    span = (30 * 3600.0, 30 * 3600.0 + 1000)
+    there, looks = looked_at(Store(folder), *span)
+    assert there == with_rows(folder, *span) and len(there) == 2 and looks > 48
+
+
+def test_where_the_clock_was_set_a_look_goes_a_day_around(tmp_path: Path) -> None:
+    folder = written_by_the_hour(tmp_path / "log", 96, clock_set_at=52)
+    _, near = looked_at(Store(folder), 50 * 3600.0, 51 * 3600.0)
+    _, far = looked_at(Store(folder), 10 * 3600.0, 11 * 3600.0)
+    assert near > 48 and far <= 12

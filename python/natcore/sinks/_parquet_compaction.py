@@ -25,7 +25,7 @@ with extra("parquet"):
     import pyarrow.parquet as pq
 
 ORDER = "nat_ip, protocol, nat_port, end_time"
-GROUP_ROWS = 32_768
+GROUP_ROWS = 1 << 17  # of a row group at most: each has dictionaries of its own
 MOST_ROWS = 1 << 22  # of a file: sorting needs about 150 bytes of memory a row
 _HOUR = 3_600_000_000  # microseconds
 _CLOSED_SECONDS = 900.0  # after its end: rows that ended in the hour are written by then
@@ -96,15 +96,40 @@ def sorted_table(paths: Sequence[Path]) -> Any:
             else whole.combine_chunks()
         )
 
-    addresses = column("nat_ip")
+    order = _order(column("nat_ip"), column("protocol"), column("nat_port"), column("end_time"))
+    return pa.Table.from_arrays([column(field.name).take(order) for field in SCHEMA], schema=SCHEMA)
+
+
+def _order(addresses: Any, protocols: Any, ports: Any, ended: Any) -> Any:
+    """Return the places of the rows, sorted by ORDER."""
     texts = np.array(addresses.dictionary.to_pylist(), object)
     rank = np.empty(len(texts), np.int64)
     rank[np.argsort(texts)] = np.arange(len(texts))
-    indices = np.asarray(addresses.indices)
-    key = rank[indices] << 24 | np.asarray(column("protocol")).astype(np.int64) << 16 | np.asarray(column("nat_port"))
-    ended = np.asarray(column("end_time").cast(pa.int64()))
-    order = pa.array(np.lexsort((ended, key)))
-    return pa.Table.from_arrays([column(field.name).take(order) for field in SCHEMA], schema=SCHEMA)
+    key = rank[np.asarray(addresses.indices)] << 24 | np.asarray(protocols).astype(np.int64) << 16 | np.asarray(ports)
+    return pa.array(np.lexsort((np.asarray(ended.cast(pa.int64())), key)))
+
+
+def row_groups(table: Any) -> list[int]:
+    """Return the rows of each row group of the sorted table.
+
+    A group ends where the nat_ip or the protocol changes, unless their rows are more than a group: by its statistics one with
+    the end of an address and the beginning of another may have any endpoint of both.
+    """
+    changed = np.zeros(len(table), bool)
+    addresses = table["nat_ip"].combine_chunks()
+    for values in (np.asarray(addresses.indices), np.asarray(table["protocol"])):
+        changed[1:] |= values[1:] != values[:-1]
+    groups, waiting = [], 0
+    for rows in np.diff(np.flatnonzero(np.r_[True, changed[1:], True])).tolist():
+        if waiting and waiting + rows > GROUP_ROWS:
+            groups.append(waiting)
+            waiting = 0
+        waiting += rows
+        if waiting > GROUP_ROWS:
+            pieces = -(-waiting // GROUP_ROWS)
+            groups += [waiting * (piece + 1) // pieces - waiting * piece // pieces for piece in range(pieces)]
+            waiting = 0
+    return [*groups, waiting] if waiting else groups
 
 
 def has_rows(path: Path, table: Any) -> bool:

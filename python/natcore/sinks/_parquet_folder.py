@@ -32,7 +32,7 @@ from natcore.internal.json_fields import compact, read_fields
 from natcore.internal.redaction import show, show_text
 from natcore.sessionlog.facts import NO_FACTS, InForce
 from natcore.sessionlog.file_metadata import Footer, decode
-from natcore.sinks._parquet_compaction import GROUP_ROWS, ORDER, chosen_parts, has_rows, joined_footer, sorted_table
+from natcore.sinks._parquet_compaction import ORDER, chosen_parts, has_rows, joined_footer, row_groups, sorted_table
 from natcore.sinks._parquet_table import write_table
 
 with extra("parquet"):
@@ -345,7 +345,7 @@ class Folder:
         )  # fmt: skip
         table = sorted_table([part.path for part in parts])
         stem = f"{parts[0].path.name.partition('-')[0]}-{footer.run}-{footer.first_number:012d}"
-        kept = self._write(stem, table, footer, GROUP_ROWS)
+        kept = self._write(stem, table, footer, row_groups(table))
         if not has_rows(kept.path, table):
             remove(kept.path)
             raise OSError(f"{kept.path}: what was written is not what was read")
@@ -370,14 +370,14 @@ class Folder:
             self._gone.add(part.path.name)
             remove(part.path)
 
-    def _write(self, stem: str, table: Any, footer: Footer, group_rows: int | None = None) -> Kept:
+    def _write(self, stem: str, table: Any, footer: Footer, groups: Sequence[int] | None = None) -> Kept:
         path = self.free_path(stem)
         with replaced(path) as file:
-            write_table(table, file, footer.encode(), group_rows)
+            write_table(table, file, footer.encode(), groups)
             size_bytes = file.tell()
             file.flush()
             file.seek(0)
-            sha256 = hashlib.sha256(file.read()).hexdigest()
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # it has readinto
         self._note_facts(footer)
         return Kept(path, footer, size_bytes, sha256)
 

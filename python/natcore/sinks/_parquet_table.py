@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 from natcore.dtypes import FIELDS, RECORD
@@ -37,13 +38,25 @@ _DELTAS = {field.name: "DELTA_BINARY_PACKED" for field in SCHEMA if field.type.b
 _STATISTICS = ["protocol", "nat_ip", "nat_port", "start_time", "end_time", "session", "number"]
 
 
-def write_table(table: Any, file: BinaryIO, footer: dict[str, str], group_rows: int | None = None) -> None:
-    """Write the table. footer: the file's key-value metadata. group_rows: of a row group; None: as many as may be."""
+_PAGE_BYTES = 1 << 14  # a reader of few rows decodes their pages alone
+
+
+def write_table(table: Any, file: BinaryIO, footer: dict[str, str], groups: Sequence[int] | None = None) -> None:
+    """Write the table. footer: the file's key-value metadata. groups: rows of each row group, for readers of few rows; None:
+    for those of all rows."""
     table = table.replace_schema_metadata(footer)
-    pq.write_table(
-        table, file, compression="zstd", use_dictionary=_DICTIONARIES, column_encoding=_DELTAS,
-        write_statistics=_STATISTICS, write_page_checksum=True, row_group_size=group_rows,
-    )  # fmt: skip
+    paged: dict[str, Any] = {} if groups is None else {"data_page_size": _PAGE_BYTES, "write_page_index": True}
+    with pq.ParquetWriter(
+        file, table.schema, compression="zstd", use_dictionary=_DICTIONARIES, column_encoding=_DELTAS,
+        write_statistics=_STATISTICS, write_page_checksum=True, **paged,
+    ) as writer:  # fmt: skip
+        if groups is None:
+            writer.write_table(table)
+            return
+        first = 0
+        for rows in groups:
+            writer.write_table(table.slice(first, rows), rows)
+            first += rows
 
 
 def to_table(batch: Batch) -> Any:

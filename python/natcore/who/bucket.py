@@ -18,7 +18,6 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,7 +29,7 @@ from natcore.internal.redaction import MASK, show, show_text
 from natcore.internal.validation import check_choice, check_integer, check_number, check_optional_text, check_url
 from natcore.sessionlog.file_metadata import Footer
 from natcore.sinks._parquet_folder import footer_in
-from natcore.who.files import Files, Item, Listing, Stamp, Value
+from natcore.who.files import Files, Listing, Stamp
 from natcore.who.source import PartsMoved
 
 with extra("parquet"):
@@ -44,7 +43,6 @@ _OPTIONS = ("endpoint", "region", "addressing")  # of the address
 _TAIL_BYTES = 1 << 18  # of a file, in which its footer is, or most of them
 _FOOTER_BYTES = 1 << 26  # at most: a longer one is damage
 _CHUNK_BYTES = 4 << 20
-_AT_ONCE = 8  # requests
 _ATTEMPTS = 3  # of a request, by pyarrow
 _OF_OBJECT = re.compile(r"ACCESS_DENIED|HTTP status 403|storage class")  # it may not be read, or is in an archive
 
@@ -82,6 +80,8 @@ class Bucket(Files):
     ConfigurationError
         An argument is not as above.
     """
+
+    at_once = 8
 
     def __init__(
         self,
@@ -234,14 +234,6 @@ class Bucket(Files):
                 self.refresh()
                 raise PartsMoved(f"{self.name}: files were put together or removed meanwhile; ask again")
             yield {path: self._copies.path(sha256) for path, sha256 in paths.items()}
-
-    def map(self, function: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:
-        """Return what the function returns of each item; several requests are under way at once."""
-        some = list(items)
-        if len(some) < 2:
-            return [function(item) for item in some]
-        with ThreadPoolExecutor(min(_AT_ONCE, len(some)), "nat-bucket") as threads:
-            return list(threads.map(function, some))
 
     # ---- to write ----
 

@@ -9,6 +9,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -57,6 +58,7 @@ class Files(ABC):
 
     name: str  # in messages
     top: str  # the folder's path
+    at_once: int  # files that are read at once
 
     @abstractmethod
     def is_there(self) -> bool:
@@ -95,8 +97,12 @@ class Files(ABC):
         yield {path: path for path in paths}
 
     def map(self, function: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:
-        """Return what the function, which reads files, returns of each item."""
-        return [function(item) for item in items]
+        """Return what the function, which reads files, returns of each item; several are under way at once."""
+        some = list(items)
+        if len(some) < 2:
+            return [function(item) for item in some]
+        with ThreadPoolExecutor(min(self.at_once, len(some)), "nat-files") as threads:
+            return list(threads.map(function, some))
 
     def seal(self, folder: str) -> Seal | None:
         """Return the folder's seal; None: there is none, or a crash tore it."""
@@ -122,6 +128,8 @@ class Files(ABC):
 
 class LocalFiles(Files):
     """A folder of this machine."""
+
+    at_once = os.cpu_count() or 1
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.top = self.name = os.fspath(Path(folder))

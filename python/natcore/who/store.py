@@ -23,7 +23,7 @@ from natcore.internal.extras import extra
 from natcore.internal.redaction import show
 from natcore.sessionlog.file_metadata import Footer
 from natcore.sinks._parquet_folder import COMPACTED, REMOVED, SEAL, Removal, Seal
-from natcore.who.conclude import Gap, Row
+from natcore.who.conclude import FOREVER, Gap, Row
 from natcore.who.files import Files, Listing, Stamp, files_at
 from natcore.who.source import (
     REDACTED,
@@ -43,6 +43,8 @@ with extra("query"):
     import duckdb
 
 DAY = 86_400_000_000  # microseconds
+_LATE = 600_000_000  # by which a row without a session may come behind a cover row: refusals are counted by the minute
+_SLACKS = (_LATE, DAY)  # around a question's time, tried in turn
 _COLUMNS = (  # as _row takes them
     "filename, number, kind, protocol, pri_ip, pri_port, pub_ip, pub_port, nat_ip, nat_port, eip, epoch_us(start_time), "
     "epoch_us(end_time), session"
@@ -80,6 +82,15 @@ def _first_and_last(folder: str, removals: Iterable[Removal]) -> dict[str, dict[
     return {run: {path: paths[path] for path in (min(paths), max(paths))} for run, paths in by_run.items()}
 
 
+class _Stretch(NamedTuple):
+    """Files of one run that follow one another; whether they are its first ones, and its last; the path of the very last."""
+
+    paths: list[str]
+    is_first: bool
+    is_last: bool
+    newest: str
+
+
 class _Names:
     """The names of all files, sorted, so that those of a time are found without a look at each. folders: their paths by folder,
     sorted."""
@@ -101,26 +112,33 @@ class _Names:
         for series in self._series.values():
             series.sort()
 
-    def near(self, start: int | None, end: int | None) -> tuple[list[str], list[str]]:
-        """Return the names that may matter from `start` to `end`, and those behind them, which verify them.
+    def near(self, start: int | None, end: int | None, slack: int) -> tuple[list[str], list[_Stretch]]:
+        """Return the names that may matter from `start` to `end`, and which of them follow one another.
 
-        A name tells when the first of the file's rows ended; rows come in the order of their ends but for seconds (in
-        memory, where nothing sweeps, but for more: a day of slack), so that a file ends where the next of its run begins.
+        A name tells when the first of the file's rows ended; rows come in the order of their ends but for `slack`, so that a
+        file ends where the next of its run begins.
         """
-        earliest, latest = _label(start, -DAY), _label(end, DAY)
+        earliest, latest = _label(start, -slack), _label(end, slack)
         near = list(self._others)
+        stretches = []
         for series in self._series.values():
             # not if the second one behind it begins too early, nor if the one before it begins too late
             first = 0 if earliest is None else max(0, bisect_left(series, (earliest, "")) - 2)
             last = len(series) - 1 if latest is None else min(len(series) - 1, bisect_right(series, (latest, "")))
             positions = {0, len(series) - 1, *range(first, last + 1)}
             near += [series[position][1] for position in sorted(positions)]
+            paths = [path for _, path in series[first : last + 1]]
+            stretches.append(_Stretch(paths, first == 0, last == len(series) - 1, series[-1][1]))
+        return near, stretches
+
+    def witnesses(self, near: Sequence[str]) -> list[str]:
+        """Return the names behind these, which verify them."""
         chosen = set(near)
         witnesses: dict[str, None] = {}
         for path in near:
             beside, at = self.folders[path.rpartition("/")[0]], self._places[path]
             witnesses.update(dict.fromkeys(each for each in beside[at + 1 : at + 3] if each not in chosen))
-        return near, list(witnesses)
+        return list(witnesses)
 
 
 class Store(Source):
@@ -373,8 +391,16 @@ class Store(Source):
             del self._footers[gone]
             self._damaged.pop(gone, None)
             self._hashes.pop(gone, None)
-        near, witnesses = names.near(start, end)
-        stamps = {path: stamp for path in (*near, *witnesses) if (stamp := self._files.stamp(path)) is not None}
+        stamps: dict[str, Stamp] = {}
+        for slack in _SLACKS:
+            near, stretches = names.near(start, end, slack)
+            new = [path for path in near if path not in stamps]
+            stamps.update((path, stamp) for path in new if (stamp := self._files.stamp(path)) is not None)
+            self._read_footers(stamps)
+            if all(self._is_whole(stretch, stamps, start, end) for stretch in stretches):
+                break
+        new = [path for path in names.witnesses(near) if path not in stamps]
+        stamps.update((path, stamp) for path in new if (stamp := self._files.stamp(path)) is not None)
         self._read_footers(stamps)
         footers = {path: footer for path, stamp in stamps.items() if (footer := self._footer(path, stamp)) is not None}
         expected = dict(sealed)
@@ -439,6 +465,22 @@ class Store(Source):
         for path, footer in zip(unread, self._files.map(read, unread), strict=True):
             if not isinstance(footer, OSError):
                 self._footers[path] = (stamps[path], footer)
+
+    def _is_whole(self, stretch: _Stretch, stamps: Mapping[str, Stamp], start: int | None, end: int | None) -> bool:
+        """Return whether cover rows in these files tell that no other file of the run has rows which ended from start to end.
+
+        Where the clock was set about then, they do not: their times are not those of the rows around them."""
+        there = [footer for path in stretch.paths if path in stamps and (footer := self._footer(path, stamps[path]))]
+        newest = self._footer(stretch.newest, stamps[stretch.newest]) if stretch.newest in stamps else None
+        earliest, latest = start or 0, FOREVER if end is None else end
+        for footer in (*there, newest):
+            for clock in footer.facts.clocks if footer is not None else ():
+                if min(clock.before, clock.after) - DAY <= latest and earliest <= max(clock.before, clock.after) + DAY:
+                    return False
+        covers = [cover for footer in there for cover in footer.covers]
+        return (stretch.is_first or any(cover.since < earliest - _LATE for cover in covers)) and (
+            stretch.is_last or any(cover.swept > latest + _LATE for cover in covers)
+        )
 
     def _footer(self, path: str, stamp: Stamp) -> Footer | None:
         known = self._footers.get(path)
