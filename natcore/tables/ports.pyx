@@ -189,6 +189,8 @@ cdef bint address_drop(Ports* ports, uint32_t number) noexcept nogil:
     address.host = NULL
     address.ip = 0
     ports.live -= 1
+    while ports.count and ports.addresses[ports.count - 1].memory == NULL:  # as a gateway has it that is restored
+        store_relaxed(&ports.count, ports.count - 1)
     return True
 
 

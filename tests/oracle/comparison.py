@@ -281,14 +281,18 @@ class Pair:
 
     def restore(self, **arguments: Any) -> None:
         """Go on with a gateway that was restored from what this one saved."""
+        self.gateway = Gateway.restore(self.save(), **arguments)
+        self._replaced()
+        self.begin_stream()
+        same("invariants", broken(self.worker), None)
+
+    def save(self) -> BytesIO:
+        """What the gateway saves."""
         self._same_generated()  # frames that wait to be sent are not saved
         saved = BytesIO()
         self.gateway.save(saved)
         saved.seek(0)
-        self.gateway = Gateway.restore(saved, **arguments)
-        self._replaced()
-        self.begin_stream()
-        same("invariants", broken(self.worker), None)
+        return saved
 
     def begin_stream(self) -> None:
         """The standby's stream begins anew, with the gateway that there is now."""
@@ -312,6 +316,7 @@ class Pair:
     def tell(self, random: Random) -> None:
         """The standby is told what changed; a part of it may be on its way for longer."""
         assert self.followed is not None
+        self._same_generated()  # frames that wait to be sent are not told
         told = self.followed.tell(random)
         self.trace.append(f"told {told}")
         self.histogram.update(f"standby told {what}" for what in told)
@@ -583,6 +588,7 @@ def twins(seed: int, operations: int) -> Pair:
         for _ in range(operations):
             if chance.random() < 0.05:
                 restored.restore()
+                original.save()
                 original.begin_stream()
                 restored.histogram["twin restored"] += 1
             for pair, random in zip(pairs, randoms, strict=True):

@@ -137,7 +137,7 @@ class Followed:
                 del self._told[number]
             return lambda: self._apply(ExpectedStandby.ended, ended)
         if message.kind == Kind.HELD_DOWN:
-            held = [held_down(model, row) for row in np.frombuffer(body, HELD_DOWN)]
+            held = held_down(model, body)
             return lambda: self._apply(ExpectedStandby.held_down, held)
         alive = {session.id: session for session in model.sessions}
         if message.kind == Kind.SESSIONS:
@@ -170,9 +170,9 @@ class Followed:
 
     def _same_rest(self) -> None:
         """A snapshot has the ports that are held down."""
-        told = [held_down(self._model, row).key for message, _ in self._waiting if message.kind == Kind.HELD_DOWN
-                for row in np.frombuffer(message.body, HELD_DOWN)]  # fmt: skip
-        assert set(self._model.resting()) <= set(told)
+        told = {row.key for message, _ in self._waiting if message.kind == Kind.HELD_DOWN
+                for row in held_down(self._model, message.body)}  # fmt: skip
+        assert set(self._model.resting()) == told
 
 
 def parts(message: Message, random: Random) -> Iterable[Message]:
@@ -188,9 +188,13 @@ def parts(message: Message, random: Random) -> Iterable[Message]:
     ]
 
 
-def held_down(model: Nat, row: np.void) -> HeldDown:
-    """What a row says; the oracle holds the port down likewise."""
-    key = SPACES[row["space"]], (int(row["address"]), int(row["port"]))
-    owner, until = model.held[key]
-    assert (owner, until // MS % (1 << 32)) == (int(row["owner"]), int(row["until"]))
-    return HeldDown(key, owner, until)
+def held_down(model: Nat, body: bytes | memoryview) -> list[HeldDown]:
+    """What rows say, but for those that are over by now; the oracle holds the ports down likewise."""
+    found = []
+    for row in np.frombuffer(body, HELD_DOWN):
+        if 0 < (int(row["until"]) - model.now // MS) % (1 << 32) < 1 << 31:
+            key = SPACES[row["space"]], (int(row["address"]), int(row["port"]))
+            owner, until = model.held[key]
+            assert (owner, until // MS % (1 << 32)) == (int(row["owner"]), int(row["until"]))
+            found.append(HeldDown(key, owner, until))
+    return found

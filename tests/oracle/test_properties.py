@@ -47,8 +47,9 @@ def test_seeds_equal_the_oracles() -> None:
 
 
 def test_a_restored_gateway_goes_on_as_the_one_that_was_saved() -> None:
-    """The lives with which `make restored` begins."""
-    restored = sum(twins(seed, operations=300).histogram["twin restored"] for seed in range(10))
+    """The lives with which `make restored` begins; and one in which outside addresses had gone, so that the search for
+    hold-downs that are over went round another number of them."""
+    restored = sum(twins(seed, operations=300).histogram["twin restored"] for seed in (*range(10), 116))
     assert restored > 100
 
 
