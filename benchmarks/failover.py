@@ -4,6 +4,8 @@ Two `natcore run`, a witness, an inside and an outside host in network namespace
 opened by packets, which the standby has as well; a UDP flow has a packet each millisecond, and a TCP connection a byte each
 five, and others are opened one after another; then the active one is killed (SIGKILL). What happened until packets go again is
 told in milliseconds after that, and which connections are lost. `--defer`: with `defer = "ack"`, and how long packets waited.
+`--rate 10000`: meanwhile so many UDP sessions begin each second, instead of connections one after another; afterwards the
+outside host sends to each session that it knew when the active gateway was killed, and what does not arrive is lost.
 """
 
 from __future__ import annotations
@@ -21,14 +23,15 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
 from natcore.testing import craft
+from new_sessions import MOST, NewSessions
 from support.certificates import made
 from support.netns import SERVER, at, ping, until
 from support.pairs import LEASE, Churn, Echo, Lab, lab
 
 SECONDS = 240.0  # that a process has to start, or an image to come
-PER_HOST, FIRST_PORT = 4000, 1024  # sessions of an inside host
+PER_HOST, FIRST_PORT = 4000, 1024  # idle sessions of an inside host
 SOURCE_PORT_AT = 34  # in a frame
-POOL_FIRST, PER_ADDRESS = 100, 20_000  # of the outside addresses 198.18.0.x: a host has all its ports of one
+POOL_FIRST, PER_ADDRESS = 100, 10_000  # of the outside addresses 198.18.0.x: a host has all its ports of one
 SINK = 9  # the outside host's port that the idle sessions are to
 PAUSE_EVERY = 256  # frames, so that no ring runs over
 ROUTER = IPv4Address("10.0.0.1").packed
@@ -62,6 +65,12 @@ class Announcements:
         self._socket.close()
 
 
+def router_mac(found: Lab) -> bytes:
+    """The MAC address of the inside hosts' router, as they know it."""
+    router = found.network.run("in", ["ip", "neigh", "show", "10.0.0.1"]).stdout.split()
+    return bytes.fromhex(router[router.index("lladdr") + 1].replace(":", ""))
+
+
 def fill(found: Lab, sessions: int) -> None:
     """Open the idle sessions: one datagram each, from hosts of the inside network."""
     network = found.network
@@ -71,8 +80,7 @@ def fill(found: Lab, sessions: int) -> None:
     with at(network, "in"):
         out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
     out.bind(("eth0", 0))
-    router = network.run("in", ["ip", "neigh", "show", "10.0.0.1"]).stdout.split()
-    mac = bytes.fromhex(router[router.index("lladdr") + 1].replace(":", ""))
+    mac = router_mac(found)
     with sink, out:
         opened = 0
         while opened < sessions:  # those that a ring could not take are sent again
@@ -89,14 +97,15 @@ def fill(found: Lab, sessions: int) -> None:
             print(f"{opened:,} sessions", flush=True)
 
 
-def fail_over(found: Lab, sessions: int) -> tuple[float, float]:
+def fail_over(found: Lab, sessions: int, load: NewSessions | None) -> tuple[float, float]:
     """Kill the active one of two that are in step; the seconds of UDP and TCP without an answer."""
     flows = [Echo(found.network, tcp=False, every=0.001), Echo(found.network, tcp=True)]
     assert all(flow.goes_on() for flow in flows)
-    until(lambda: found.follows("b") and found.ask("a", "status")["peer"]["counters"]["lag_records"] < 100, SECONDS)
     time.sleep(3.0)  # the machine has nothing else to do, and ARP entries may be overridden (locktime)
-    announcements, churn = Announcements(found), Churn(found.network)
-    until(lambda: len(churn.answered) > 500)
+    announcements = Announcements(found)
+    churn = None if load else Churn(found.network)
+    if churn is not None:
+        until(lambda: len(churn.answered) > 500)
     counters = found.ask("a", "status")["planes"][0]["counters"]
     for flow in flows:
         flow.longest = 0.0
@@ -117,8 +126,14 @@ def fail_over(found: Lab, sessions: int) -> tuple[float, float]:
         moments[f"{what}: last answer"], moments[f"{what}: first answer"] = flow.silent
     for what, moment in sorted(moments.items(), key=lambda each: each[1]):
         print(f"{(moment - killed) * 1000:8.1f} ms  {what}")
-    count, failed = churn.finish()
-    print(f"connections that were opened one after another: {count}, of which {len(failed)} are lost")
+    if load is not None:
+        load.stop()
+        outcome, twice = load.outcome(killed)
+        print("new sessions: " + ", ".join(f"{what} {value:,.0f}" for what, value in outcome.items()))
+        print(f"outside endpoints that two inside endpoints had: {twice}")
+    if churn is not None:
+        count, failed = churn.finish()
+        print(f"connections that were opened one after another: {count}, of which {len(failed)} are lost")
     if counters["deferred_acknowledged"]:
         left = {name: counters[f"deferred_{name}"] for name in ("acknowledged", "late", "alone", "overflow")}
         print(f"first packets: {left}, mean wait {counters['deferred_ms'] / sum(left.values()):.1f} ms")
@@ -141,6 +156,9 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=1_000_000, help="idle ones, at most 988,000 of 247 hosts")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--lease", type=float, default=LEASE)
+    parser.add_argument(
+        "--rate", type=int, default=0, help="new UDP sessions each second; 0: connections one after another"
+    )
     parser.add_argument("--defer", action="store_true", help="first packets wait for the standby")
     arguments = parser.parse_args()
     sessions = min(arguments.sessions, 247 * PER_HOST)
@@ -152,7 +170,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             with lab(
-                folder, made(folder), pool=pool, sessions=sessions + 10_000, lease=arguments.lease, more=more
+                folder,
+                made(folder),
+                pool=pool,
+                sessions=sessions + 10_000 + MOST * bool(arguments.rate),
+                lease=arguments.lease,
+                more=more,
             ) as found:
                 for each in ("w", "a"):
                     found.start(each)
@@ -161,7 +184,13 @@ def main() -> None:
                 fill(found, sessions)
                 found.start("b")
                 until(lambda: found.follows("b"), SECONDS)
-                outages.append(fail_over(found, sessions))
+                until(lambda: found.ask("a", "status")["peer"]["counters"]["lag_records"] < 100, SECONDS)
+                if not arguments.rate:
+                    outages.append(fail_over(found, sessions, None))
+                    continue
+                with NewSessions(found.network, arguments.rate, router_mac(found)) as load:
+                    until(lambda: load.arrived > 2 * arguments.rate)
+                    outages.append(fail_over(found, sessions, load))
     for what, seconds in zip(("UDP", "TCP"), zip(*outages, strict=True), strict=True):
         print(f"{what}: median {statistics.median(seconds) * 1000:.0f} ms, {len(seconds)} rounds: "
               + ", ".join(f"{each * 1000:.0f}" for each in seconds))  # fmt: skip
