@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 import warnings
@@ -13,13 +14,19 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import programs
+
 from compiled import load_module
 from natcore import Gateway, SnatEntry, Timeouts
+from natcore.io import bpf
 from natcore.io.af_packet import PacketRing
 from natcore.plane import kernel_bypass
 from natcore.plane.drivers import ACCESS
 from natcore.plane.links import Link
 
+OFFERED = (
+    3e6  # frames a second of a flood: more than what is measured takes, not so many more that losing them costs much
+)
 PRIORITY = -20  # other work on the machine is not to decide the figures
 
 
@@ -43,17 +50,48 @@ def link_of(interface: str) -> Link:
 
 
 class Sender:
-    """flood: UDP flows out of an interface."""
+    """flood: UDP flows out of an interface by a packet socket, which sends again what the link refuses. flood_frames: at full
+    rate, as frames that no socket owns (programs.py)."""
 
     def __init__(self, interface: str, peer: str, remote: int) -> None:
-        link = link_of(interface)
-        self.ring = PacketRing(link.index)
-        self.macs, self.remote = bytes.fromhex(peer) + link.mac, remote
+        self.link = link_of(interface)
+        self.ring = PacketRing(self.link.index)
+        self.macs, self.remote = bytes.fromhex(peer) + self.link.mac, remote
         self.module = load_module("wire/sender")
+        self.makers: dict[int, programs.Maker] = {}
+        signal.signal(signal.SIGALRM, lambda *_: None)  # ends what the kernel runs
 
     def flood(self, flows: int, seconds: float, rate: float = 0.0, most: int = 0) -> dict[str, Any]:
         taken, took = self.module.flood(self.ring, self.macs, self.remote, flows, seconds, rate, most)
         return {"sent": taken, "seconds": took}
+
+    def flood_frames(self, flows: int, seconds: float) -> dict[str, Any]:
+        if flows not in self.makers:
+            self.makers[flows] = programs.maker(self.link.index, self.macs, self.remote, flows)
+        maker = self.makers[flows]
+        maker.begin(OFFERED)
+        took = self.module.make(maker.program, programs.FRAME_BYTES, seconds)
+        return {"sent": maker.made(), "seconds": took}
+
+
+class Redirect:
+    """start, stop: XDP programs that only redirect between two interfaces."""
+
+    def __init__(self, interfaces: tuple[str, str], peers: tuple[str, str]) -> None:
+        links = [link_of(interface) for interface in interfaces]
+        macs = [bytes.fromhex(peer) + link.mac for peer, link in zip(peers, links, strict=True)]
+        self.links = links
+        self.programs = [programs.redirect(links[1 - side].index, macs[1 - side]) for side in range(2)]
+        self.attached: list[int] = []
+
+    def start(self) -> dict[str, Any]:
+        self.attached = [bpf.link(program, link.index) for program, link in zip(self.programs, self.links, strict=True)]
+        return {}
+
+    def stop(self) -> dict[str, Any]:
+        while self.attached:
+            os.close(self.attached.pop())
+        return {}
 
 
 class Null:
@@ -118,7 +156,9 @@ class Natcore:
 
 def main() -> None:
     prefer()
-    part: Any = {"sender": Sender, "null": Null, "natcore": Natcore}[sys.argv[1]](**json.loads(sys.argv[2]))
+    part: Any = {"sender": Sender, "null": Null, "redirect": Redirect, "natcore": Natcore}[sys.argv[1]](
+        **json.loads(sys.argv[2])
+    )
     print("{}", flush=True)
     for line in sys.stdin:
         name, arguments = json.loads(line)

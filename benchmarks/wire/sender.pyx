@@ -1,7 +1,9 @@
-"""The rig's sender: UDP flows in 60-byte frames into a transmit ring, as fast as the link takes them or at a rate.
+"""The rig's sender: UDP flows in 60-byte frames into a transmit ring, as fast as the link takes them or at a rate; or made by
+an XDP program that the kernel runs.
 
 A flow's number is its payload's first word, so that whoever gets a frame knows what it was before translation.
 """
+from libc.errno cimport EINTR, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -21,6 +23,25 @@ cdef extern from * nogil:
     }
     """
     double seconds_now "wire_seconds" () noexcept
+
+cdef extern from * nogil:
+    """
+    #include <linux/bpf.h>
+    #include <string.h>
+    #include <sys/syscall.h>
+    #include <sys/time.h>
+    #include <unistd.h>
+    static int wire_run_live(int program, const void* frame, uint32_t bytes, uint32_t batch, uint64_t us) {
+        struct itimerval until = {{0, 0}, {us / 1000000, us % 1000000}};
+        union bpf_attr a;
+        memset(&a, 0, sizeof(a));
+        a.test.prog_fd = program; a.test.data_in = (uint64_t)(uintptr_t)frame; a.test.data_size_in = bytes;
+        a.test.repeat = UINT32_MAX; a.test.batch_size = batch; a.test.flags = BPF_F_TEST_XDP_LIVE_FRAMES;
+        setitimer(ITIMER_REAL, &until, 0);
+        return (int)syscall(SYS_bpf, BPF_PROG_TEST_RUN, &a, sizeof(a));
+    }
+    """
+    int run_live "wire_run_live" (int program, const void* frame, uint32_t bytes, uint32_t batch, uint64_t us)
 
 cdef enum:
     FRAME_BYTES = 60            # 64 on the wire, with the checksum that the device adds
@@ -71,7 +92,7 @@ cdef void begin(Template* template, const uint8_t* macs, uint32_t remote) noexce
 cdef inline void fill(Template* template, uint32_t flow) noexcept nogil:
     """The flow's addresses, ports, payload and checksums."""
     cdef uint8_t* frame = template.frame
-    cdef uint32_t source = 0x0A010000 + (flow >> 6), port = 1024 + flow % 64512
+    cdef uint32_t source = 0x0A010000 + (flow >> 6), port = 1024 + flow % 32768
     cdef uint32_t words = (source >> 16) + (source & 0xFFFF)
     put16(frame + IP + 10, <uint16_t>~fold(template.header_sum + words))
     put32(frame + IP + 12, source)
@@ -106,3 +127,20 @@ def flood(PacketRing packets not None, bytes macs not None, uint32_t remote, uin
             while rate > 0 and taken > (now - start) * rate and now - start < seconds:
                 now = seconds_now()
     return taken, now - start
+
+
+def make(int program, uint32_t frame_bytes, double seconds):
+    """Has the kernel run an XDP program (programs.py) on frames of its own, again and again, which go where it redirects them;
+    seconds that it took. SIGALRM ends it and must have a handler.
+
+    They are as a network card's driver gives them: in pages that no socket owns, with the space before them that XDP asks for.
+    """
+    cdef uint8_t frame[64]
+    cdef double start = seconds_now()
+    cdef int failed
+    memset(frame, 0, sizeof(frame))
+    with nogil:
+        failed = run_live(program, frame, frame_bytes, BATCH, <uint64_t>(seconds * 1e6))
+    if failed < 0 and errno != EINTR:
+        raise OSError(errno, "bpf: running the program on live frames")
+    return seconds_now() - start

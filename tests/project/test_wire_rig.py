@@ -11,12 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from natcore.io import bpf
+from natcore.plane.bpf_assembler import XDP_DROP, XDP_PASS
 from support.frames import udp
-from support.netns import needs_root
+from support.netns import needs_root, xdp_missing
+from wire.programs import FRAME_BYTES, maker, redirect
 from wire.rig import Wrong, check_frame, missing_tools
 from wire.run import Row
 
 RUN = Path(__file__).resolve().parents[2] / "benchmarks" / "wire" / "run.py"
+XDP_REDIRECT = 4
 DISTURBED = 3  # its exit status where other work left nothing to measure
 SECTIONS = {
     "established": "64-byte frames, 64 flows",
@@ -63,6 +67,40 @@ def test_a_damaged_frame_is_noticed(at: int) -> None:
 def test_another_frame_is_noticed(wrong: bytearray, translated: bool) -> None:
     with pytest.raises(Wrong):
         check_frame(bytes(wrong), translated)
+
+
+@needs_root
+@pytest.mark.skipif(bool(xdp_missing()), reason=xdp_missing())
+def test_frames_that_the_kernel_makes_are_those_of_all_flows() -> None:
+    flows, macs = 1 << 12, bytes(range(12))
+    made = maker(1, macs, 0xC6120002, flows)
+    made.begin(rate=1e9)
+    seen = set()
+    for _ in range(flows):
+        action, sent = bpf.test_run(made.program, bytes([0xA5]) * FRAME_BYTES)  # as it was left by another gateway
+        assert (action, len(sent), sent[:14]) == (XDP_REDIRECT, FRAME_BYTES, macs + b"\x08\x00")
+        flow, _ = check_frame(sent, translated=False)
+        seen.add(flow)
+    assert len(seen) == flows == made.made()
+
+
+@needs_root
+@pytest.mark.skipif(bool(xdp_missing()), reason=xdp_missing())
+def test_frames_are_made_no_faster_than_asked() -> None:
+    made = maker(1, bytes(12), 0xC6120002, 64)
+    made.begin(rate=0.001)
+    actions = [bpf.test_run(made.program, bytes(FRAME_BYTES))[0] for _ in range(3)]
+    assert actions == [XDP_REDIRECT, XDP_DROP, XDP_DROP] and made.made() == 1
+
+
+@needs_root
+@pytest.mark.skipif(bool(xdp_missing()), reason=xdp_missing())
+def test_the_program_that_only_redirects_changes_link_addresses_alone() -> None:
+    macs, sent = bytes(range(12)), bytes(12) + b"\x08\x00" + bytes(range(46))
+    program = redirect(1, macs)
+    assert bpf.test_run(program, sent) == (XDP_REDIRECT, macs + sent[12:])
+    arp = bytes(12) + b"\x08\x06" + bytes(46)
+    assert bpf.test_run(program, arp) == (XDP_PASS, arp)
 
 
 def test_ratios_are_those_of_the_rounds() -> None:
