@@ -1,8 +1,8 @@
 """A load of new sessions at a rate, and whether each of them goes on: for benchmarks/failover.py.
 
-Each session is one datagram from an inside endpoint of its own. Its number is its payload, so that the outside host knows whose
-outside endpoint it came from, and can ask back. Two processes, forked before there are threads: who sends, with `sendmmsg`
-and frames made beforehand, and who notes what reaches the outside host, and when.
+Each session is one datagram from an inside endpoint of its own, with its number as the payload: the outside host notes which
+outside endpoint a number came from, and can ask back. Two processes do it, forked before there are threads: one sends, with
+`sendmmsg` and frames made beforehand; the other notes what reaches the outside host, and when.
 """
 
 from __future__ import annotations

@@ -111,6 +111,17 @@ cdef inline bint is_fenced(const Loop* loop) noexcept nogil:
     return unlikely(fence_ns != 0) and monotonic_ns() >= fence_ns
 
 
+cdef bint lock_unless_fenced(Loop* loop) noexcept nogil:
+    """Locks the worker; False, and it is not locked: the gateway may not translate, or not any more when it was its turn."""
+    if is_fenced(loop):
+        return False
+    lock_for_batch(loop.worker)
+    if is_fenced(loop):
+        unlock(loop.worker)
+        return False
+    return True
+
+
 # ---- out -------------------------------------------------------------------------------------------------------------
 
 cdef inline Interface* outside_interface(Loop* loop) noexcept nogil:
@@ -514,10 +525,9 @@ cdef uint32_t serve(Loop* loop, Interface* interface, Device* device, uint32_t b
     if device == NULL or interface.device == NULL:
         return 0
     arrived = device.receive(device, loop.arrivals, budget if budget < BATCH else BATCH)
-    if arrived and is_fenced(loop):
+    if arrived and not lock_unless_fenced(loop):
         count_up(&interface.fenced, 0 if tapped else arrived)
     elif arrived:
-        lock_for_batch(loop.worker)
         now_ns = clock_of(loop)
         now_ms = <uint32_t>(now_ns // 1000000)
         loop.worker.links.address[interface.side] = interface.address
@@ -564,9 +574,8 @@ cdef void run_timers(Loop* loop) noexcept nogil:
         return
     elapsed_ns = now_ns - loop.timers_ns
     loop.timers_ns = now_ns
-    if is_fenced(loop):                 # ARP announces nothing, and nothing that waits is sent
+    if not lock_unless_fenced(loop):    # ARP announces nothing, and nothing that waits is sent
         return
-    lock_for_batch(loop.worker)
     if unlikely(loop.worker.sessions.offload != NULL):
         loop.worker.sessions.offload.now_ns = now_ns
         fold_some(loop, elapsed_ns)

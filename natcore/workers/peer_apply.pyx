@@ -376,7 +376,8 @@ cdef void date_blocks(Ports* ports, uint64_t now_ns) noexcept nogil:
 
 cdef void promote(Standby* standby, uint64_t now_ns, uint64_t created, uint32_t grace_ms) noexcept nogil:
     """The standby's clock is now_ns, and it is to translate. created: sessions that the active gateway has opened, as it said
-    last; rows that came since may have higher numbers, and none is given twice. grace_ms: how old a refresh may be; sessions count as refreshed that much later."""
+    last; rows that came since may have higher numbers, and none is given twice. grace_ms: how old a refresh may be; sessions
+    count as refreshed that much later."""
     cdef uint32_t i, slot, now_ms, idle_ms
     cdef uint64_t more
     cdef Sessions* table

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from natcore.demo.namespaces import Network
 from natcore.peer.channel import Credentials
 from natcore.plane import kernel_bypass
 from support.certificates import made
 from support.netns import SERVER, at, needs_root, ping, until
-from support.pairs import ADDRESSES, GATEWAYS, START_SECONDS, Churn, Echo, Lab, lab
+from support.pairs import ADDRESSES, GATEWAYS, LEASE, START_SECONDS, Churn, Echo, Lab, lab
 
+IPV4, SO_RCVBUFFORCE = 0x0800, 33
 pytestmark = [needs_root, pytest.mark.timeout(900)]  # processes start slowly on a busy machine
 
 
@@ -32,9 +37,14 @@ def more(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def witnessed(tmp_path: Path, credentials: Credentials, more: str) -> Iterator[Lab]:
+def lease(request: pytest.FixtureRequest) -> float:
+    return float(getattr(request, "param", LEASE))
+
+
+@pytest.fixture
+def witnessed(tmp_path: Path, credentials: Credentials, more: str, lease: float) -> Iterator[Lab]:
     """A pair with a witness, of which a is active and b follows."""
-    with lab(tmp_path, credentials, more=more) as made_lab:
+    with lab(tmp_path, credentials, more=more, lease=lease) as made_lab:
         for name in ("w", *GATEWAYS):
             made_lab.start(name)
         until(lambda: "active" in (made_lab.role("a"), made_lab.role("b")), START_SECONDS)
@@ -195,6 +205,57 @@ def test_whatever_line_is_cut_one_translates_and_never_both(witnessed: Lab, what
         assert witnessed.ask("b", "status")["peer"]["may_translate"]
     assert flow.goes_on()
     assert flow.finish() == ""
+
+
+@pytest.mark.parametrize("lease", [2.0], indirect=True)  # that of a busy machine is not over by itself
+def test_a_gateway_that_was_stalled_for_longer_than_its_lease_sends_nothing_when_it_goes_on(witnessed: Lab) -> None:
+    """Packets came to its rings until the hosts knew the other one."""
+    network = witnessed.network
+    flows = [Echo(network, tcp=False, every=0.002), Echo(network, tcp=True)]
+    with (
+        Wire(network, "in", network.mac("a", "lan0")) as inside,
+        Wire(network, "out", network.mac("a", "wan0")) as outside,
+    ):
+        for _ in range(3):
+            assert all(flow.goes_on() for flow in flows)
+            assert witnessed.role("b") == "standby"
+            witnessed.processes["a"].send_signal(signal.SIGSTOP)
+            until(lambda: witnessed.role("b") == "active")
+            assert all(flow.goes_on() for flow in flows)
+            assert inside.sent() > 0 < outside.sent()
+            witnessed.processes["a"].send_signal(signal.SIGCONT)
+            until(lambda: witnessed.follows("a"))
+            assert inside.sent() == outside.sent() == 0
+            assert all(flow.goes_on() for flow in flows)
+            assert witnessed.ask("b", "standby")["status"] == 0
+            until(lambda: witnessed.follows("b"))
+    assert [flow.finish() for flow in flows] == ["", ""]
+
+
+class Wire:
+    """What a host gets from one sender, by its MAC address."""
+
+    def __init__(self, network: Network, host: str, mac: str) -> None:
+        self._mac = bytes.fromhex(mac.replace(":", ""))
+        with at(network, host):
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 26)  # for all that comes in a minute
+        self._socket.bind(("eth0", IPV4))
+        self._socket.setblocking(False)
+
+    def sent(self) -> int:
+        """How many IPv4 packets the sender has sent since this was asked last."""
+        found = 0
+        with suppress(BlockingIOError):
+            while True:
+                found += self._socket.recv(64)[6:12] == self._mac
+        return found
+
+    def __enter__(self) -> Wire:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
 
 
 def test_without_a_witness_it_is_decided_by_command(tmp_path: Path, credentials: Credentials) -> None:
