@@ -8,6 +8,7 @@ from libc.string cimport memcpy
 from natcore.log.journal cimport (
     RECORD_BLOCK_ALLOCATED, RECORD_CREATE, RECORD_END, RECORD_OPENED_OUTSIDE, RECORD_WINDOW, Record, is_block_row,
 )
+from natcore.log.row_tails cimport RowTails, put_row_tail, row_tail_bytes, row_tails_set
 from natcore.base.compiler cimport bswap16, bswap32, bswap64
 
 cdef enum:
@@ -230,7 +231,8 @@ cdef inline void open_message(Message* message, uint32_t sequence, uint32_t doma
 
 
 def encode_messages(const uint8_t[::1] records not None, uint32_t sequence, uint32_t domain, uint32_t export_time,
-                    uint32_t largest, bytes nat_events not None, bytes details not None):
+                    uint32_t largest, bytes nat_events not None, bytes details not None, *,
+                    const uint8_t[::1] texts=None, const uint32_t[::1] offsets=None, const uint32_t[::1] numbers=None):
     """Encodes rows as IPFIX messages, in order and without the GIL: -> (bytes, end offset of each message, data records).
 
     records: the bytes of RECORD (n,). Window rows become flow records, `create` and `end` rows session events, rows of port
@@ -238,23 +240,33 @@ def encode_messages(const uint8_t[::1] records not None, uint32_t sequence, uint
     sequence: data records sent before. export_time: Unix seconds. largest: maximum bytes of a message, 128 to 65535.
     nat_events, details: 4,096 bytes each, by the `flags` of such a row: its natEvent (12, 13, 18; 0: none, skipped), and its
     natQuotaExceededEvent or natThresholdEvent.
+    texts, offsets, numbers: fields, one behind the other; where each begins, and the last one ends; and of each row the number
+    of that at its record's end (a threshold's has none). With its record it must fit into a message, else ValueError.
     """
     cdef uint64_t count = records.shape[0] // sizeof(Record), row, messages = 0
     cdef const Record* rows = <const Record*>&records[0] if count else NULL
     cdef uint32_t first = sequence
-    cdef uint64_t size
+    cdef uint64_t size, tail
     cdef uint16_t set_id, code
     cdef const uint8_t* events = <const uint8_t*>PyBytes_AS_STRING(nat_events)
     cdef const uint8_t* detail = <const uint8_t*>PyBytes_AS_STRING(details)
     cdef uint8_t* buffer
     cdef uint32_t* ends
+    cdef uint64_t longest = sizeof(FlowRecord)
     cdef Message message
+    cdef RowTails tails
+    row_tails_set(&tails, texts, offsets, numbers, count)
+    for row in range(count):
+        longest = max(longest, sizeof(FlowRecord) + row_tail_bytes(&tails, row))
+    if sizeof(MessageHeader) + sizeof(SetHeader) + longest > largest:
+        raise ValueError(f"largest must hold the longest record, {longest} bytes, got {largest}")
     if records.shape[0] % sizeof(Record) or not 128 <= largest <= 65535:
         raise ValueError(f"largest must be between 128 and 65535 bytes and records whole, got largest={largest} and "
                          f"{records.shape[0]} bytes of records")
     if len(nat_events) != CODES or len(details) != CODES:
         raise ValueError(f"nat_events and details must be {CODES} bytes, got {len(nat_events)} and {len(details)}")
-    buffer = <uint8_t*>malloc(64 + count * (sizeof(MessageHeader) + sizeof(SetHeader) + sizeof(FlowRecord)))
+    buffer = <uint8_t*>malloc(64 + count * (sizeof(MessageHeader) + sizeof(SetHeader) + sizeof(FlowRecord))
+                              + tails.bytes)
     ends = <uint32_t*>malloc((count + 1) * sizeof(uint32_t))
     try:
         if buffer == NULL or ends == NULL:
@@ -282,7 +294,9 @@ def encode_messages(const uint8_t[::1] records not None, uint32_t sequence, uint
                         continue
                 else:
                     continue
-                if message.start != NULL and <uint64_t>(message.at - message.start) + sizeof(SetHeader) + size > largest:
+                tail = 0 if set_id == THRESHOLD_SET else row_tail_bytes(&tails, row)
+                if (message.start != NULL
+                        and <uint64_t>(message.at - message.start) + sizeof(SetHeader) + size + tail > largest):
                     close_message(&message)
                     ends[messages] = <uint32_t>(message.at - buffer)
                     messages += 1
@@ -300,6 +314,8 @@ def encode_messages(const uint8_t[::1] records not None, uint32_t sequence, uint
                     message.at = put_threshold(message.at, &rows[row], detail[code])
                 else:
                     message.at = put_refusal(message.at, &rows[row], events[code], detail[code], size)
+                if tail:
+                    message.at = put_row_tail(message.at, &tails, row)
                 sequence += 1
             if message.start != NULL:
                 close_message(&message)

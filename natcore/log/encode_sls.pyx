@@ -5,6 +5,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from natcore.log.journal cimport RECORD_END, Record
+from natcore.log.row_tails cimport RowTails, put_row_tail, row_tails_set
 from natcore.base.text cimport put_decimal, put_dotted
 
 cdef enum:
@@ -77,7 +78,7 @@ cdef inline uint8_t* put_name(uint8_t* at, const Key* key, const uint8_t* run, u
 
 cdef uint8_t* put_log(uint8_t* at, const Record* row, const uint8_t* head, uint32_t head_length, const Key* keys,
                       const Key* local, const Key* name, const uint8_t* run, uint32_t run_length,
-                      uint8_t* scratch) noexcept nogil:
+                      const RowTails* tails, uint64_t number, uint8_t* scratch) noexcept nogil:
     cdef uint8_t* end = scratch
     end[0] = LOG_TIME
     end = put_varint(end + 1, <uint32_t>seconds_of(row.end_time))
@@ -106,6 +107,7 @@ cdef uint8_t* put_log(uint8_t* at, const Record* row, const uint8_t* head, uint3
         end = put_field(end, &local[6], <uint64_t>max(row.end_time, 0), False)
     if name != NULL:
         end = put_name(end, name, run, run_length, row)
+    end = put_row_tail(end, tails, number)
     at[0] = GROUP_LOGS
     at = put_varint(at + 1, end - scratch)
     memcpy(at, scratch, end - scratch)
@@ -119,14 +121,17 @@ cdef int make_key(Key* key, bytes name) except -1:
     return 0
 
 
-def encode_logs(const uint8_t[::1] records not None, bytes head not None, names not None, bytes run=None, local=()):
+def encode_logs(const uint8_t[::1] records not None, bytes head not None, names not None, bytes run=None, local=(), *,
+                const uint8_t[::1] texts=None, const uint32_t[::1] offsets=None, const uint32_t[::1] numbers=None):
     """Encodes rows as the protobuf Logs of a LogGroup, one per row, without the GIL.
 
     records: the bytes of RECORD (n,). head: encoded Contents at the start of every Log.
     names: the 13 keys of the numeric fields in the contract's order, at most 60 bytes of UTF-8 each.
     run: adds a Content, `row`: run, slash, row number; at most 40 bytes.
     local: none, or the 7 keys of eip, session, number, kind, flags, and the times in microseconds, likewise.
-    Raises ValueError for invalid names, or if records is not a multiple of a record's length.
+    texts, offsets, numbers: encoded Contents, one behind the other; where each begins, and the last one ends; and of each row
+    the number of those that it has at its end.
+    Raises ValueError for invalid names or numbers, or if records is not a multiple of a record's length.
     """
     cdef Key keys[FIELDS]
     cdef Key local_keys[LOCAL_FIELDS]
@@ -156,17 +161,19 @@ def encode_logs(const uint8_t[::1] records not None, bytes head not None, names 
     if run is not None:
         added, run_bytes, run_length = &row_key, <const uint8_t*>PyBytes_AS_STRING(run), <uint32_t>len(run)
     cdef const Key* local_at = &local_keys[0] if local_encoded else NULL
+    cdef RowTails tails
+    row_tails_set(&tails, texts, offsets, numbers, count)
     cdef uint64_t log_bytes = 6 + head_length + (FIELDS + LOCAL_FIELDS) * FIELD_BYTES + FIELD_BYTES + RUN_BYTES
-    buffer = <uint8_t*>malloc(count * (log_bytes + 6) + log_bytes)
+    buffer = <uint8_t*>malloc(count * (log_bytes + 6) + log_bytes + 2 * tails.bytes)
     if buffer == NULL:
         raise MemoryError
-    scratch = buffer + count * (log_bytes + 6)
+    scratch = buffer + count * (log_bytes + 6) + tails.bytes
     end = buffer
     try:
         with nogil:
             for row in range(count):
                 end = put_log(end, &rows[row], head_bytes, head_length, keys, local_at, added, run_bytes, run_length,
-                              scratch)
+                              &tails, row, scratch)
         return PyBytes_FromStringAndSize(<char*>buffer, end - buffer)
     finally:
         free(buffer)

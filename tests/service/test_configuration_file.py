@@ -462,6 +462,22 @@ def test_no_error_shows_a_secret(file: Path, text: str, capsys: pytest.CaptureFi
     assert "hunter2" not in everything and str(file) in told.out and str(file) in told.err
 
 
+@pytest.mark.parametrize(
+    "log", ['sink = "ipfix"\nhost = "h"', 'sink = "sls"\nendpoint = "https://h"\nproject = "p"\nlogstore = "l"']
+)
+def test_a_sink_that_takes_labels_if_asked_is_asked(file: Path, log: str) -> None:
+    (file.parent / "accounts.csv").write_text("prefix,label,from,until\n")
+    told = f'[[log]]\n{log}\nlabels = "accounts.csv"\n'
+    for more in ("", "label = false"):
+        file.write_text(told + more)
+        with pytest.raises(
+            SettingsError, match=r"log\[0\].labels: sink '(ipfix|sls)' takes no labels unless label = true"
+        ):
+            load(file)
+    file.write_text(told + "label = true")
+    assert load(file).logs[0].arguments["label"] is True
+
+
 def test_no_repr_of_what_was_read_shows_a_secret(file: Path) -> None:
     file.write_text(
         '[[log]]\nsink = "kafka"\nbootstrap_servers = "h"\ntopic = "t"\nconfig = { "sasl.password" = "hunter2" }'

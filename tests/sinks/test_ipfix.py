@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from natcore.dtypes import BLOCK_ALLOCATED, BLOCK_RELEASED, CREATE, END, EVENT, 
 from natcore.events import LIMITS, reasons
 from natcore.log.encode_ipfix import encode_messages
 from natcore.sinks import Batch, IpfixSink
+from natcore.sinks.base import row_tails
 from natcore.sinks.ipfix import (
     _DETAILS,
     _NAT_EVENTS,
@@ -36,6 +38,7 @@ from natcore.sinks.ipfix import (
     THRESHOLD,
     THRESHOLD_TEMPLATE,
     _template,
+    _user_name,
 )
 from natcore.testing import craft
 from support.ipfix_decoder import Decoder, expected_of
@@ -193,6 +196,36 @@ def test_what_the_registry_has_no_number_for_is_not_sent():
         encode_messages(records.view("u1"), 0, 1, 0, 1400, b"", b"")
 
 
+TEXTS = ("account 4711", None, 'Büro 3; "b" €', None, "x" * 300, "ü" * 200, "")
+
+
+@pytest.mark.parametrize("kinds", [(CREATE, WINDOW, END), (BLOCK_ALLOCATED, REFUSAL, EVENT, WINDOW)])
+def test_labels_are_user_names_of_the_records_with_an_inside_address(collector, kinds):
+    batch = batch_of(300, kinds=kinds)
+    labels = tuple(TEXTS[number % len(TEXTS)] for number in range(300))
+    sink = IpfixSink("127.0.0.1", collector.getsockname()[1], transport="udp", label=True)
+    sink.open()
+    sink.deliver(dataclasses.replace(batch, labels=labels))
+    sink.deliver(batch_of(3, 300))  # of a log without labels
+    sink.close()
+    rows = read_rows(collector, Decoder(), 303)
+    for row, label, wanted in zip(rows[:300], labels, batch.rows(local=True), strict=True):
+        if row.get("event") != 18:  # a threshold
+            told = row.pop("user_name")
+            assert (label or "").startswith(told) and len(told.encode()) == min(len((label or "").encode()), 254)
+        assert row == expected_of(wanted)
+    assert [row["user_name"] for row in rows[300:]] == ["", "", ""]
+
+
+def test_a_record_with_its_label_fits_into_a_message():
+    batch = batch_of(200, kinds=(WINDOW,))
+    tails = row_tails(tuple("x" * (number % 60) for number in range(200)), _user_name)
+    _, ends, count = encode_messages(batch.records.view("u1"), 0, 1, 0, 200, _NAT_EVENTS, _DETAILS, **tails)
+    assert count == 200 and max(np.diff([0, *ends])) <= 200
+    with pytest.raises(ValueError, match="largest must hold the longest record, 142 bytes, got 160"):
+        encode_messages(batch.records.view("u1"), 0, 1, 0, 160, _NAT_EVENTS, _DETAILS, **tails)
+
+
 @pytest.mark.parametrize("largest", [0, 127, 65_536])
 def test_the_encoder_refuses_what_it_cannot_do(largest):
     with pytest.raises(ValueError, match="largest"):
@@ -301,14 +334,16 @@ class Nfcapd:
         return json.loads(found.stdout.replace("No matching flows", ""))
 
 
+@pytest.mark.parametrize("has_labels", [False, True])
 @pytest.mark.skipif(not (shutil.which("nfcapd") and shutil.which("nfdump")), reason="needs nfcapd (Debian: nfdump)")
-def test_a_real_nfcapd_reads_flows_and_nat_events(tmp_path):
+def test_a_real_nfcapd_reads_flows_and_nat_events(tmp_path, has_labels):
     collector = Nfcapd(tmp_path)
-    sink = IpfixSink("127.0.0.1", collector.port, transport="udp")
+    sink = IpfixSink("127.0.0.1", collector.port, transport="udp", label=has_labels)
     try:
         batch = batch_of(900)
+        labels = tuple(f"account {number}" for number in range(900)) if has_labels else None
         sink.open()
-        sink.deliver(batch)
+        sink.deliver(dataclasses.replace(batch, labels=labels))
         sink.close()
     finally:
         said = collector.stop()
@@ -387,9 +422,11 @@ NFACCTD = shutil.which("nfacctd", path=f"{os.environ.get('PATH', '')}:/usr/sbin"
 PRIMITIVES = {"port_range_start": (361, 2), "port_range_end": (362, 2), "quota": (466, 4), "threshold": (467, 4)}
 
 
+@pytest.mark.parametrize("has_labels", [False, True])
 @pytest.mark.skipif(not NFACCTD, reason="needs nfacctd (Debian: pmacct)")
-def test_a_real_nfacctd_reads_every_event_with_its_details(tmp_path):
-    """pmacct has no words of its own for port ranges, quotas and thresholds: its file of primitives names the elements."""
+def test_a_real_nfacctd_reads_every_event_with_its_details(tmp_path, has_labels):
+    """pmacct has no words of its own for port ranges, quotas and thresholds: its file of primitives names the elements. It
+    passes over a userName, which it prints as empty."""
     port = free_port()
     keys = "src_host, dst_host, src_port, dst_port, proto, nat_event, timestamp_start, timestamp_end, " + ", ".join(
         [f"post_nat_{side}_{what}" for side in ("src", "dst") for what in ("host", "port")] + list(PRIMITIVES)
@@ -408,6 +445,8 @@ def test_a_real_nfacctd_reads_every_event_with_its_details(tmp_path):
     kinds = (WINDOW, CREATE, END, BLOCK_ALLOCATED, BLOCK_RELEASED, EVENT, *(REFUSAL,) * len(CODES[REFUSAL]))
     batch = batch_of(len(kinds) * 4, kinds=kinds)
     batch.records.base["pub_port"] = batch.records["nat_port"] + 511
+    texts = tuple(None if number % 3 else f"account {number}" for number in range(len(batch)))
+    batch = dataclasses.replace(batch, labels=texts if has_labels else None)
     rows = tmp_path / "rows"
     with (tmp_path / "said").open("w") as said:
         process = subprocess.Popen([NFACCTD, "-f", str(tmp_path / "conf")], stdout=said, stderr=said)
@@ -415,7 +454,7 @@ def test_a_real_nfacctd_reads_every_event_with_its_details(tmp_path):
         # What comes before its plugin runs waits for long: the plugin says so when it has looked at its cache.
         ready = ("waiting for NetFlow/IPFIX data", "Purging cache - END")
         wait_for(lambda: all(words in (tmp_path / "said").read_text() for words in ready))
-        sink = IpfixSink("127.0.0.1", port, transport="udp")
+        sink = IpfixSink("127.0.0.1", port, transport="udp", label=has_labels)
         sink.open()
         sink.deliver(batch)
         sink.close()
@@ -425,7 +464,8 @@ def test_a_real_nfacctd_reads_every_event_with_its_details(tmp_path):
         process.wait(timeout=60)
     told = sorted(map(json.loads, rows.read_text().splitlines()), key=lambda row: row["timestamp_start"])
     assert len(told) == len(batch)
-    for flow, kind, row in zip(told, batch.records["kind"], map(expected_of, batch.rows(local=True)), strict=True):
+    wanted = map(expected_of, dataclasses.replace(batch, labels=None).rows(local=True))
+    for flow, kind, row in zip(told, batch.records["kind"], wanted, strict=True):
         assert flow["nat_event"] == row.get("event", 0)
         assert flow["timestamp_start"] == f"{row['start_ms'] / 1e3:.6f}"
         assert flow["timestamp_end"] == f"{row['end_ms'] / 1e3:.6f}"

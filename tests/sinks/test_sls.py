@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import random
@@ -65,6 +66,40 @@ def sdk_encoding(batch, names=CONTRACT):
 def test_a_log_group_is_byte_for_byte_the_sdks(server, length):
     batch = batch_of(200, instance="i" * length, vpc_id="v\u00e9" * (length // 2))
     assert sink_for(server).encode(batch) == sdk_encoding(batch)
+
+
+def test_a_label_is_a_field_behind_the_others(server):
+    texts = ("account 4711", None, "Büro €" * 100, "", "account 4711")
+    batch = dataclasses.replace(batch_of(1000), labels=tuple(texts[number % 5] for number in range(1000)))
+    group = LogGroup.FromString(sdk_encoding(dataclasses.replace(batch, labels=None)))
+    for log, text in zip(group.Logs, batch.labels, strict=True):
+        if text is not None:
+            log.Contents.add(Key="label", Value=text)
+    assert sink_for(server, label=True).encode(batch) == group.SerializeToString()
+    without = sdk_encoding(dataclasses.replace(batch, labels=None))
+    assert sink_for(server).encode(batch) == without
+    assert sink_for(server, label=True).encode(dataclasses.replace(batch, labels=None)) == without
+    sink = sink_for(server, label=True)
+    assert sink.labels and not sink_for(server).labels
+    sink.open()
+    assert server.projects["p"]["l"].index["keys"]["label"]["type"] == "text"
+
+
+@pytest.mark.parametrize(
+    ("texts", "offsets", "numbers"),
+    [
+        (b"ab", [0, 2], [0]),
+        (b"ab", [0, 2], [0, 1]),
+        (b"ab", [0, 3], [0, 0]),
+        (b"ab", [2, 0, 2], [0, 0]),
+        (b"ab", [0], [0, 0]),
+    ],
+)
+def test_the_encoder_refuses_texts_that_are_not_there(texts, offsets, numbers):
+    arrays = {"texts": np.frombuffer(texts, np.uint8), "offsets": np.array(offsets, np.uint32),
+              "numbers": np.array(numbers, np.uint32)}  # fmt: skip
+    with pytest.raises(ValueError, match="tails must"):
+        encode_logs(make_records(2).view("u1"), b"", CONTRACT[2:], **arrays)
 
 
 def test_extreme_numbers_are_encoded_alike(server):

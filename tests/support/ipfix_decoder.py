@@ -16,6 +16,7 @@ NAMES = {
     (225, 0): "nat_ip", (226, 0): "post_pub_ip", (7, 0): "pri_port", (11, 0): "pub_port", (227, 0): "nat_port",
     (361, 0): "first_port", (362, 0): "last_port", (466, 0): "quota", (467, 0): "threshold",
     (228, 0): "post_pub_port", (4, 0): "protocol", (239, 0): "direction", (323, 0): "observed_ms", (230, 0): "event",
+    (371, 0): "user_name",
 }  # fmt: skip
 
 
@@ -65,14 +66,18 @@ class Decoder:
             assert known == fields, "a template changes only after it was withdrawn"
 
     def _data(self, set_id: int, body: bytes) -> Iterator[dict[str, Any]]:
-        fields = self.templates[set_id]
-        size = sum(length for _, length in fields)
-        assert len(body) % size == 0
-        for start in range(0, len(body), size):
-            row, at = {}, start
+        fields, at = self.templates[set_id], 0
+        while at < len(body):
+            row = {}
             for name, length in fields:
-                value: Any = int.from_bytes(body[at : at + length])
-                row[name] = socket.inet_ntoa(value.to_bytes(4)) if name.endswith("_ip") else value
+                if length == 65_535:  # of variable length
+                    length, at = body[at], at + 1
+                    assert length < 255 and at + length <= len(body)
+                    row[name] = body[at : at + length].decode()
+                else:
+                    assert at + length <= len(body)
+                    value: Any = int.from_bytes(body[at : at + length])
+                    row[name] = socket.inet_ntoa(value.to_bytes(4)) if name.endswith("_ip") else value
                 at += length
             self.records += 1
             yield row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -14,8 +15,8 @@ import pytest
 pytest.importorskip("moto", reason="needs moto[server] (PyPI)")
 
 from natcore import ConfigurationError, Error
-from natcore.sinks import ParquetSink
-from natcore.sinks._parquet_folder import Lock
+from natcore.sinks import ParquetSink, _parquet_folder
+from natcore.sinks._parquet_folder import Lock, roll_seconds_of
 from natcore.sinks.compaction import compact
 from natcore.who.bucket import Bucket
 from natcore.who.evidence import ask_all
@@ -263,6 +264,47 @@ def test_a_log_that_goes_on_is_uploaded_piece_by_piece(storage: ObjectStorage, t
         moment = at(step * 300 + 5)
         answer = who(local, PUBLIC, 4000 + step, protocol="tcp", at=moment)
         assert answer.status == "exact" and who(store, PUBLIC, 4000 + step, protocol="tcp", at=moment) == answer
+
+
+def test_files_that_a_log_may_yet_change_are_not_taken_for_settled(storage: ObjectStorage, tmp_path: Path) -> None:
+    folder, bucket = write(tmp_path / "log"), storage.bucket()
+    sink = ParquetSink(folder, roll_seconds=1200)
+    sink.claim("the log audit")
+    with pytest.raises(ConfigurationError, match=r"settled must be more than the 1200 s .* roll_seconds\), got 1200"):
+        upload(folder, bucket, settled=1200)
+    assert not bucket.is_there()
+    upload(folder, bucket, settled=1201)
+    sink.close()
+    assert upload(folder, bucket, settled=0).damaged == ()  # no log writes there: nothing changes
+
+
+def test_a_look_whether_a_log_writes_refuses_none_that_begins_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(tmp_path / "log")
+    assert roll_seconds_of(folder) is None
+    looking = os.open(folder / "owner", os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    waits: list[float] = []
+
+    def pause(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2 and not is_held:
+            fcntl.flock(looking, fcntl.LOCK_UN)
+
+    monkeypatch.setattr(_parquet_folder.time, "sleep", pause)
+    is_held, sink = False, ParquetSink(folder, roll_seconds=77)
+    sink.claim("the log audit")
+    assert len(waits) == 2 and roll_seconds_of(folder) == 77
+    sink.close()
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    is_held = True
+    with pytest.raises(
+        ConfigurationError, match=r"folder must be of one log alone, got .*: the log audit, process [0-9]+ writes"
+    ):
+        sink.claim("another")
+    assert sum(waits) < 0.5
+    os.close(looking)
 
 
 def test_an_upload_that_was_interrupted_goes_on(

@@ -75,12 +75,14 @@ def in_sls(server: SlsServer, batches: list[Batch]) -> SlsSource:
     """The batches in a Logstore of their own."""
     where: dict[str, Any] = {"access_key_id": "id", "access_key_secret": "secret", "region": "cn-hangzhou"}
     logstore = f"log{next(NUMBERS)}"
-    sink = SlsSink(server.endpoint, "project", logstore, rows="all", **where)
+    label = any(batch.labels is not None for batch in batches)
+    sink = SlsSink(server.endpoint, "project", logstore, rows="all", label=label, **where)
     sink.open()
     for batch in batches:
         for first in range(0, len(batch), 4096):
-            sink.deliver(Batch(batch.instance, batch.vpc_id, batch.run, batch.records[first : first + 4096]))
-    return SlsSource(server.endpoint, "project", logstore, fresh=86_400, **where)
+            some = slice(first, first + 4096)
+            sink.deliver(replace(batch, records=batch.records[some], labels=batch.labels and batch.labels[some]))
+    return SlsSource(server.endpoint, "project", logstore, label=label, fresh=86_400, **where)
 
 
 def in_parquet(folder: Path, batches: list[Batch]) -> Store:
@@ -139,7 +141,7 @@ def test_the_same_rows_give_the_same_answers(
 
 
 def test_a_row_s_label_comes_back_as_it_was_recorded(
-    server: ChdbServer, storage: ObjectStorage, tmp_path: Path
+    server: ChdbServer, sls: SlsServer, storage: ObjectStorage, tmp_path: Path
 ) -> None:
     log = Log(tmp_path).tick(0).session(7, ANN, 100, [(100, 400), (500, 600)], 600)
     batch = log.batch()
@@ -155,7 +157,8 @@ def test_a_row_s_label_comes_back_as_it_was_recorded(
     old.open()
     for batch in batches:
         old.deliver(replace(batch, labels=None))
-    for source in (plain, compacted, in_bucket(storage, compacted.name), in_clickhouse(server, batches)):
+    tables = (in_clickhouse(server, batches), in_sls(sls, batches))
+    for source in (plain, compacted, in_bucket(storage, compacted.name), *tables):
         told = {
             seconds: who(source, "203.0.113.1", 4000, protocol="tcp", at=at(seconds)).matches[0].recorded_labels
             for seconds in (100, 200, 450, 550)
@@ -173,7 +176,7 @@ def test_a_row_s_label_comes_back_as_it_was_recorded(
 def test_files_of_before_have_no_label_and_are_read_beside_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def of_before(table: Any, file: Any, footer: dict[str, str], group_rows: int | None = None) -> None:
+    def of_before(table: Any, file: Any, footer: dict[str, str], groups: Any = None) -> None:
         del footer["labels"]
         pq.write_table(table.drop_columns(["label"]).replace_schema_metadata(footer), file)
 

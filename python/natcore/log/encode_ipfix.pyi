@@ -16,4 +16,8 @@ def encode_messages(
     largest: int,
     nat_events: bytes,
     details: bytes,
+    *,
+    texts: NDArray[np.uint8] | None = None,
+    offsets: NDArray[np.uint32] | None = None,
+    numbers: NDArray[np.uint32] | None = None,
 ) -> tuple[bytes, list[int], int]: ...

@@ -9,4 +9,8 @@ def encode_logs(
     names: Sequence[str],
     run: bytes | None = None,
     local: Sequence[str] = (),
+    *,
+    texts: NDArray[np.uint8] | None = None,
+    offsets: NDArray[np.uint32] | None = None,
+    numbers: NDArray[np.uint32] | None = None,
 ) -> bytes: ...

@@ -394,8 +394,9 @@ def _log(problems: Problems, key: str, raw: dict[str, Any]) -> LogSettings | Non
     if "rows" in options and "rows" in parameters:  # an SlsSink has rows of its own
         arguments["rows"] = "all" if options["rows"] == "blocks" else options.pop("rows")
     problems.made(_check_options, key, raw, dict(options))
-    if "labels" in options and not getattr(sink, "labels", False):
-        problems.add(f"{key}.labels", None, f"sink {kind!r} takes no labels")
+    if "labels" in options and not getattr(sink, "labels", False) and arguments.get("label") is not True:
+        more = " unless label = true" if "label" in parameters else ""
+        problems.add(f"{key}.labels", None, f"sink {kind!r} takes no labels{more}")
     if "delivery" in arguments:
         delivery = arguments.pop("delivery")
         table = convert(problems, f"{key}.delivery", delivery, DeliveryTable)

@@ -61,7 +61,8 @@ def check_rows(rows: LogRows, refusals: bool, labels: object, sink: Sink) -> Non
         check_labels(labels)
         if not attribute(sink, "labels"):
             raise ConfigurationError(
-                f"labels must be None with a sink that takes no labels, got {show(labels)} with {show(sink)}"
+                "labels must be None with a sink that takes no labels (some do with label=True), "
+                f"got {show(labels)} with {show(sink)}"
             )
 
 

@@ -6,10 +6,13 @@ a chain is complete if its first file's predecessor is stated there, and so is t
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -44,6 +47,8 @@ REMOVED = "removed.jsonl"
 COMPACTED = "compacted.jsonl"
 SEAL = "newest.json"
 OWNER = "owner"
+_ROLL = "\nroll_seconds "  # in OWNER, behind the log and its process
+_LOOKS, _LOOK_SECONDS = 5, 0.02  # at a folder that a reader looks at
 _DAY_SECONDS = 86_400
 
 
@@ -188,15 +193,19 @@ def encode_line(value: Removal | Compaction | Seal) -> bytes:
 
 
 class Lock:
-    """Lock a folder for one log until it is released or the process ends. Raises ConfigurationError, OSError."""
+    """Lock a folder for one log until it is released or the process ends. Raises ConfigurationError, OSError.
 
-    def __init__(self, folder: Path, owner: str) -> None:
+    roll_seconds: after which its files stay as they are; None: they do at once.
+    """
+
+    def __init__(self, folder: Path, owner: str, roll_seconds: float | None = None) -> None:
         make_private(folder)
         descriptor = open_private(folder / OWNER, os.O_RDWR)
         try:
-            lock = FileLock(descriptor)
+            lock = _locked(descriptor)
         except BlockingIOError:
-            who = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another log"
+            told = os.pread(descriptor, 200, 0).decode(errors="replace").partition("\n")[0]
+            who = told.strip() or "another log"
             os.close(descriptor)
             raise ConfigurationError(
                 f"folder must be of one log alone, got {show(str(folder))}: {show_text(who)} writes into it"
@@ -208,10 +217,39 @@ class Lock:
         self.release = lock.release
         try:
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{owner}, process {os.getpid()}\n".encode(), 0)
+            rolls = "" if roll_seconds is None else f"{_ROLL}{roll_seconds}"
+            os.pwrite(descriptor, f"{owner}, process {os.getpid()}{rolls}\n".encode(), 0)
         except BaseException:
             self.release()
             raise
+
+
+def _locked(descriptor: int) -> FileLock:
+    """Lock the file; a reader that looks whether it is locked has it for a moment."""
+    for _ in range(_LOOKS):
+        with suppress(BlockingIOError):
+            return FileLock(descriptor)
+        time.sleep(_LOOK_SECONDS)
+    return FileLock(descriptor)
+
+
+def roll_seconds_of(folder: str | os.PathLike[str]) -> float | None:
+    """Return the roll_seconds of the log that writes into the folder, 0: it does not say; None: none writes there."""
+    try:
+        descriptor = open_regular(Path(folder) / OWNER)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = os.pread(descriptor, 200, 0).decode(errors="replace").partition(_ROLL)[2]
+        try:
+            return float(text.partition("\n")[0] or 0)
+        except ValueError:
+            return 0.0
+    finally:
+        os.close(descriptor)
+    return None
 
 
 class Folder:

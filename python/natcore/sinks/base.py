@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -145,6 +145,18 @@ def row_column(records: Records, name: str, local: bool) -> list[Any]:
     if name == "kind":
         return [KINDS.get(value, str(value)) for value in values]
     return values
+
+
+def row_tails(labels: LabelTexts, encode: Callable[[str | None], bytes]) -> dict[str, npt.NDArray[Any]]:
+    """Return each row's label, encoded once for all that have the same, as the encoders of natcore.log take them: `texts`,
+    uint8; `offsets`, uint32, where each text begins and the last one ends; `numbers`, uint32 (n,), of each row's text."""
+    places = {label: place for place, label in enumerate(dict.fromkeys(labels))}
+    encoded = [encode(label) for label in places]
+    return {
+        "texts": np.frombuffer(b"".join(encoded) or b"\0", np.uint8),
+        "offsets": np.cumsum([0, *map(len, encoded)], dtype=np.uint32),
+        "numbers": np.fromiter(map(places.__getitem__, labels), np.uint32, len(labels)),
+    }
 
 
 def file_stem(batch: Batch) -> str:

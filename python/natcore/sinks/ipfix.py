@@ -28,7 +28,7 @@ from natcore.log.encode_ipfix import (
     encode_messages,
 )
 from natcore.sinks._connection import Connection, Datagrams, Tls, stream
-from natcore.sinks.base import BaseSink, Batch, Receipt
+from natcore.sinks.base import BaseSink, Batch, Receipt, row_tails
 
 REVERSE = 29305  # the enterprise number of IANA's elements in the reverse direction (RFC 5103)
 # (element, enterprise, bytes), as IANA's registry names the elements.
@@ -119,12 +119,16 @@ def _template(number: int, fields: Sequence[tuple[int, int, int]]) -> bytes:
     return struct.pack(">HH", number, len(fields)) + b"".join(specifiers)
 
 
-_TEMPLATES = b"".join(
-    _template(number, fields) for number, fields in (
-        (FLOW_TEMPLATE, FLOW), (EVENT_TEMPLATE, EVENT), (BLOCK_TEMPLATE, BLOCK), (EXHAUSTED_TEMPLATE, EXHAUSTED),
-        (QUOTA_TEMPLATE, QUOTA), (THRESHOLD_TEMPLATE, THRESHOLD),
-    )
+_SETS = (
+    (FLOW_TEMPLATE, FLOW), (EVENT_TEMPLATE, EVENT), (BLOCK_TEMPLATE, BLOCK), (EXHAUSTED_TEMPLATE, EXHAUSTED),
+    (QUOTA_TEMPLATE, QUOTA), (THRESHOLD_TEMPLATE, THRESHOLD),
 )  # fmt: skip
+USER_NAME = (371, 0, 65_535)  # userName, of variable length: a byte that says it, below 255
+_LABEL_BYTES = 254
+_TEMPLATES = b"".join(_template(number, fields) for number, fields in _SETS)
+_LABELLED_TEMPLATES = b"".join(  # a threshold has no inside address
+    _template(number, fields if number == THRESHOLD_TEMPLATE else (*fields, USER_NAME)) for number, fields in _SETS
+)
 assert sum(length for _, _, length in FLOW) == FLOW_BYTES
 assert sum(length for _, _, length in EVENT) == EVENT_BYTES
 assert sum(length for _, _, length in BLOCK) == BLOCK_BYTES
@@ -143,6 +147,11 @@ def _by_code(which: int) -> bytes:
 
 
 _NAT_EVENTS, _DETAILS = _by_code(0), _by_code(1)
+
+
+def _user_name(label: str | None) -> bytes:
+    text = (label or "").encode()[:_LABEL_BYTES].decode(errors="ignore").encode()  # whole characters
+    return bytes((len(text),)) + text
 
 
 class IpfixSink(BaseSink):
@@ -165,6 +174,9 @@ class IpfixSink(BaseSink):
         Templates are sent again so often over UDP, 1 to 86,400 (RFC 7011 section 8.4); over TCP once a connection.
     timeout
         Seconds of a connect or a send, 0.1 to 3,600.
+    label
+        True: it takes a log's labels: records with an inside address have userName (element 371), the label in UTF-8, cut after
+        254 bytes; empty: none.
     tls
         Over TCP: True, a table of PEM files ("ca", "certificate", "key"), or an ssl.SSLContext.
     clock, wall
@@ -185,6 +197,7 @@ class IpfixSink(BaseSink):
         observation_domain: int = 1,
         template_seconds: float = 600.0,
         timeout: float = 10.0,
+        label: bool = False,
         tls: Tls = False,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -205,6 +218,8 @@ class IpfixSink(BaseSink):
             stream(host, port, timeout, tls) if self._is_tcp else Datagrams(host, port, timeout)
         )
         self._template_seconds, self._clock = template_seconds, clock
+        self.labels = check_choice("label", label, (True, False))
+        self._templates = _LABELLED_TEMPLATES if label else _TEMPLATES
         self._templates_due = 0.0
         self._sequence = 0  # data records sent on this transport session
 
@@ -229,8 +244,9 @@ class IpfixSink(BaseSink):
         self._begin()
         now = int(self._wall()) & 0xFFFFFFFF
         largest = _LARGEST[self._transport]
+        labels = row_tails(batch.labels or (None,) * len(batch), _user_name) if self.labels else {}
         data, ends, count = encode_messages(
-            batch.records.view("u1"), self._sequence, self._domain, now, largest, _NAT_EVENTS, _DETAILS
+            batch.records.view("u1"), self._sequence, self._domain, now, largest, _NAT_EVENTS, _DETAILS, **labels
         )
         view = memoryview(data)
         parts = [data] if self._is_tcp else [view[start:end] for start, end in pairwise([0, *ends])]
@@ -251,7 +267,7 @@ class IpfixSink(BaseSink):
             return
         self._templates_due = now + self._template_seconds
         header = struct.pack(
-            ">HHIIIHH", 10, 20 + len(_TEMPLATES), int(self._wall()) & 0xFFFFFFFF, self._sequence, self._domain,
-            2, 4 + len(_TEMPLATES),
+            ">HHIIIHH", 10, 20 + len(self._templates), int(self._wall()) & 0xFFFFFFFF, self._sequence, self._domain,
+            2, 4 + len(self._templates),
         )  # fmt: skip
-        self._connection.send([header + _TEMPLATES])
+        self._connection.send([header + self._templates])

@@ -124,7 +124,7 @@ class ParquetSink(BatchedSink):
     def claim(self, owner: str) -> None:
         """Take the folder: it is one log's. Raises ConfigurationError where another has it."""
         if self._lock is None:
-            self._lock = Lock(self.folder, owner)
+            self._lock = Lock(self.folder, owner, self._roll_seconds)
 
     def deliver(self, batch: Batch) -> Receipt:
         """Return when the batch is durable; raise `DeliveryError` if it is not."""

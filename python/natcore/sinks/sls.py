@@ -20,7 +20,7 @@ from natcore.internal.extras import extra
 from natcore.internal.read_only import ReadOnly
 from natcore.internal.validation import check_choice, check_name, check_number, check_optional_text, check_url
 from natcore.log.encode_sls import encode_logs
-from natcore.sinks.base import CONTRACT, BaseSink, Batch, Receipt
+from natcore.sinks.base import CONTRACT, BaseSink, Batch, Receipt, row_tails
 
 if TYPE_CHECKING:
     from natcore.sinks._sls_client import Client, Credentials
@@ -86,6 +86,9 @@ class SlsSink(BaseSink):
         flags, run, start_us and end_us in microseconds), which `natcore.who.sls.SlsSource` needs; about 600 bytes a row.
     row
         True: a 16th field, "RUN/NUMBER", by which a query can drop rows that came twice.
+    label
+        True: it takes a log's labels: a row with one has the field `label`, behind all others. A Logstore
+        that is there needs an index of it, type text.
     timeout
         Seconds of a request, 0.1 to 3,600, connecting included.
     """
@@ -109,6 +112,7 @@ class SlsSink(BaseSink):
         schema: choices.SlsSchema = "2026",
         rows: choices.SlsRows = "contract",
         row: bool = False,
+        label: bool = False,
         timeout: float = 10.0,
     ) -> None:
         endpoint = check_url("endpoint", endpoint)
@@ -123,6 +127,7 @@ class SlsSink(BaseSink):
             raise ConfigurationError(f"rows='all' must come with schema='2026', got {schema!r}")
         check_choice("create", create, (True, False))
         check_choice("row", row, (True, False))
+        self.labels = check_choice("label", label, (True, False))
         check_number("timeout", timeout, 0.1, 3600, unit="seconds")
         for name, value in (("region", region), ("access_key_id", access_key_id), ("access_key_secret", access_key_secret),
                             ("security_token", security_token)):  # fmt: skip
@@ -245,7 +250,8 @@ class SlsSink(BaseSink):
         if self._is_whole:
             head += _content("run", batch.run)
         run = batch.run.encode() if self._row else None
-        logs = encode_logs(batch.records.view("u1"), head, names[2:], run, LOCAL if self._is_whole else ())
+        labels = row_tails(batch.labels, _label) if self.labels and batch.labels is not None else {}
+        logs = encode_logs(batch.records.view("u1"), head, names[2:], run, LOCAL if self._is_whole else (), **labels)
         tags = _tag("run", batch.run) + _tag("first_number", str(batch.first_number))
         return logs + _text(3, TOPIC) + _text(4, batch.instance) + tags
 
@@ -274,7 +280,8 @@ class SlsSink(BaseSink):
         kinds = {self._name(field): "long" if field in _NUMBERS else "text" for field in CONTRACT}
         if self._is_whole:
             kinds |= {"run": "text", **{name: "text" if name == "eip" else "long" for name in LOCAL}}
-        return kinds | ({"row": "text"} if self._row else {})
+        added = (("row", self._row), ("label", self.labels))
+        return kinds | {name: "text" for name, is_asked in added if is_asked}
 
     def _connect(self) -> Client:
         """Return the delivering thread's client, made again after a fork."""
@@ -311,6 +318,10 @@ def _text(number: int, text: str) -> bytes:
 
 def _content(key: str, value: str) -> bytes:
     return _field(2, _text(1, key) + _text(2, value))  # Log.Contents
+
+
+def _label(text: str | None) -> bytes:
+    return b"" if text is None else _content("label", text)
 
 
 def _tag(key: str, value: str) -> bytes:

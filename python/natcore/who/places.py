@@ -25,6 +25,7 @@ _CONNECTION = {  # of a sink's arguments those that its source has too
     "clickhouse": ("url", "table", "database", "user", "password"),
     "sls": (
         "endpoint", "project", "logstore", "region", "access_key_id", "access_key_secret", "security_token", "credentials",
+        "label",
     ),
 }  # fmt: skip
 

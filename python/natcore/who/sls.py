@@ -30,7 +30,14 @@ from natcore.dtypes import (
 from natcore.errors import ConfigurationError, Error
 from natcore.internal.extras import extra
 from natcore.internal.redaction import show
-from natcore.internal.validation import check_name, check_number, check_optional_text, check_url, parse_ipv4
+from natcore.internal.validation import (
+    check_choice,
+    check_name,
+    check_number,
+    check_optional_text,
+    check_url,
+    parse_ipv4,
+)
 from natcore.sinks.base import ADDRESSES
 from natcore.sinks.sls import MICROSECONDS
 from natcore.who.source import REDACTED, Part, Sought
@@ -56,6 +63,8 @@ class SlsSource(TableSource):
     ----------
     endpoint, project, logstore, region, access_key_id, access_key_secret, security_token, credentials
         As of `SlsSink`.
+    label
+        True: the Logstore has the field `label`, and an index of it.
     timeout
         Seconds of a request, 0.1 to 3,600.
     fresh
@@ -81,6 +90,7 @@ class SlsSource(TableSource):
         access_key_secret: str | None = None,
         security_token: str | None = None,
         credentials: Callable[[], Credentials] | None = None,
+        label: bool = False,
         timeout: float = 60.0,
         fresh: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
@@ -91,6 +101,7 @@ class SlsSource(TableSource):
             raise ConfigurationError(
                 "credentials must be access_key_id and access_key_secret, or a callable; give one of the two"
             )
+        self._label = ("COALESCE(label, '')",) if check_choice("label", label, (True, False)) else ()
         check_number("timeout", timeout, 0.1, 3600, unit="seconds")
         check_optional_text("region", region)
         self._endpoint = check_url("endpoint", endpoint)
@@ -166,9 +177,9 @@ class SlsSource(TableSource):
             terms.append(f'(pub_ip: "{sought.remote}" or pub_ip: "{REDACTED}")')
         if sought.address is not None:
             terms.append(f'(nat_ip: "{sought.address}" or eip: "{sought.address}")')
-        columns = ("instance", "vpc_id", "run", *(MICROSECONDS.get(name, name) for name in COLUMNS))
+        columns = ("instance", "vpc_id", "run", *(MICROSECONDS.get(name, name) for name in COLUMNS), *self._label)
         found = self._select(" and ".join(terms), columns, start, end)
-        return [_numbers(row, ("", "", "", *COLUMNS)) for row in found]
+        return [_numbers(row, ("", "", "", *COLUMNS, *self._label)) for row in found]
 
     def block_rows(self, sought: Sought, parts: Sequence[Part], start: int, end: int) -> list[list[Any]]:
         """Return the rows of port blocks."""
@@ -180,9 +191,9 @@ class SlsSource(TableSource):
         if sought.inside is not None:
             search += f' and pri_ip: "{sought.inside}"'
         names = ["pkts_from_vpc" if name == "number" else name for name in COLUMNS]
-        columns = ("instance", "vpc_id", "run", *(MICROSECONDS.get(name, name) for name in names))
+        columns = ("instance", "vpc_id", "run", *(MICROSECONDS.get(name, name) for name in names), *self._label)
         found = self._select(search, columns, start, end)
-        return [_numbers(row, ("", "", "", *names)) for row in found]
+        return [_numbers(row, ("", "", "", *names, *self._label)) for row in found]
 
     def event_rows(self, start: int, end: int, inside: str | None) -> list[list[Any]]:
         """Return the rows of refusals and events."""

@@ -6,7 +6,6 @@ chain. Nothing there is deleted.
 
 from __future__ import annotations
 
-import fcntl
 import io
 import os
 import time
@@ -21,7 +20,6 @@ from natcore.internal.validation import check_number
 from natcore.sessionlog.file_metadata import Footer
 from natcore.sinks._parquet_folder import (
     COMPACTED,
-    OWNER,
     REMOVED,
     SEAL,
     Compaction,
@@ -29,6 +27,7 @@ from natcore.sinks._parquet_folder import (
     Seal,
     encode_line,
     lines_of,
+    roll_seconds_of,
 )
 from natcore.who.bucket import Bucket
 from natcore.who.files import Files, LocalFiles, files_at
@@ -95,7 +94,7 @@ def upload(
     Raises
     ------
     ConfigurationError
-        There is no such folder, or the prefix is of another one.
+        There is no such folder, the prefix is of another one, or the log that writes into the folder has a longer roll_seconds.
     Error
         The bucket does not answer. What was copied before stays.
     """
@@ -109,7 +108,7 @@ def upload(
         for attempt in range(_TRIES):
             bucket.refresh()
             try:
-                damaged += _upload(source, each, bucket, limit, counts)
+                damaged += _upload(source, each, bucket, settled, limit, counts)
                 break
             except FileNotFoundError:  # files were put together or removed meanwhile
                 if attempt == _TRIES - 1:
@@ -128,7 +127,9 @@ def _folders(source: Files) -> Iterator[str]:
                 yield folder
 
 
-def _upload(source: LocalFiles, folder: str, bucket: Bucket, limit: float, counts: _Counts) -> list[str]:
+def _upload(
+    source: LocalFiles, folder: str, bucket: Bucket, settled: float, limit: float, counts: _Counts
+) -> list[str]:  # fmt: skip
     """Copy one folder; -> the paths of its damaged files. Raises FileNotFoundError where it changed meanwhile."""
     seal, listing = source.seal(folder), source.listing(folder)
     if seal is None or listing is None:
@@ -150,7 +151,7 @@ def _upload(source: LocalFiles, folder: str, bucket: Bucket, limit: float, count
         if footer is not None and file in expected
         for name, _ in footer.replaces
     }
-    is_written, waits = _is_written(folder), False
+    is_written, waits = _is_written(folder, settled), False
     there: dict[str, Footer] = {}
     damaged = []
     for path in listing.files:
@@ -243,19 +244,15 @@ def _expected(
     return found
 
 
-def _is_written(folder: str) -> bool:
-    """Return whether a log writes into the folder: it has locked it (natcore.sinks._parquet_folder.Lock)."""
-    try:
-        descriptor = open_regular(Path(folder) / OWNER)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+def _is_written(folder: str, settled: float) -> bool:
+    """Return whether a log writes into the folder. Raises ConfigurationError where it may change files that are `settled`."""
+    rolls = roll_seconds_of(folder)
+    if rolls is not None and settled <= rolls:
+        raise ConfigurationError(
+            f"settled must be more than the {rolls:g} s after which the log that writes into {show(folder)} puts "
+            f"small files together (its roll_seconds), got {settled:g}"
+        )
+    return rolls is not None
 
 
 def _name(path: str) -> str:
