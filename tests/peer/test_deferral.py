@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from natcore import Gateway, Side, SnatEntry
+from natcore import Gateway, Policy, Side, SnatEntry, Verdict
 from natcore.peer import feed as feed_module
 from natcore.peer.deferral import Deferral
 from natcore.peer.feed import Feed
@@ -17,6 +17,7 @@ from natcore.peer.messages import ROW_BYTES, Kind, Message
 from natcore.peer.standby import Standby
 from natcore.testing import craft
 
+SYN, SYN_ACK, ACK = 0x02, 0x12, 0x10
 FEW_ROWS = 130  # in one message, so that a pass has several
 
 
@@ -98,6 +99,38 @@ def known_after(seed: int, workers: int) -> int:
                 life.tell(life.feed.refreshes())
             life.arrive(life.random.randrange(12))
         return life.fail_over()
+
+
+@pytest.mark.parametrize("protocol", ["udp", "tcp"])
+@pytest.mark.parametrize("filtering", ["endpoint-independent", "address-and-port-dependent"])
+def test_a_packet_that_meets_a_waiting_session_from_outside_needs_no_hold(protocol: str, filtering: str) -> None:
+    """Two hosts open a path to each other. The inside host's first packet waits, the remote's comes in, and the gateway dies.
+    The remote knew the outside endpoint, so a session of it had been acknowledged: what the inside host sends next leaves by
+    the same one, and opens the path again."""
+    gateway = Gateway(max_sessions=100, seed=1, policy=Policy(filtering=filtering, tcp_pickup=True))  # type: ignore[arg-type]
+    gateway.add(SnatEntry("10.0.0.0/24", "203.0.113.1"))
+    inside, rendezvous, remote = ("10.0.0.5", 5000), ("198.51.100.1", 3478), ("198.51.100.7", 4000)
+
+    def packet(source: tuple[str | int, int], destination: tuple[str | int, int], flags: int) -> bytes:
+        made = craft.udp(source, destination) if protocol == "udp" else craft.tcp(source, destination, flags)
+        return craft.ether(made)
+
+    def out(by: Gateway, to: tuple[str, int], flags: int) -> tuple[str | int, int]:
+        verdict, frame = by.translate_one(packet(inside, to, flags), Side.INSIDE, 1.0)
+        assert verdict is Verdict.OUTBOUND and frame is not None
+        return int.from_bytes(frame[26:30], "big"), int.from_bytes(frame[34:36], "big")
+
+    feed, standby = Feed(gateway), Standby(Gateway)
+    for message in feed.snapshot():
+        standby.receive(message)
+    known = out(gateway, rendezvous, SYN)  # and the remote is told which endpoint that was
+    for message in feed.changes():
+        standby.receive(message)
+    assert out(gateway, remote, SYN) == known  # it waits, and is lost with the gateway
+    assert gateway.translate_one(packet(remote, known, SYN), Side.OUTSIDE, 1.0)[0] is Verdict.INBOUND
+    promoted = standby.promote(elapsed=0.0, grace=0.0)
+    assert out(promoted, remote, SYN_ACK) == known  # its answer, or that again
+    assert promoted.translate_one(packet(remote, known, ACK), Side.OUTSIDE, 2.0)[0] is Verdict.INBOUND
 
 
 def test_nothing_waits_before_the_first_answer_or_for_a_standby_that_is_silent() -> None:

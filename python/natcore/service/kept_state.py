@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 UNUSABLE = ".unusable"  # behind the name of a file that no gateway could be restored from
 SAVE_EVERY = 60.0
-SOON = 5.0  # seconds after a process has taken over: the file is another one's still
+SOON = 1.0  # seconds after a process has taken over: the file is another one's still, and packets have waited already
 
 Report = Callable[[str, dict[str, Any]], None]
 
