@@ -24,6 +24,7 @@ from support.log_fakes import make_records
 from support.netns import until
 from support.receivers import SECRET
 from support.receivers_more import ClickHouse, Dripping, FakeClickHouse
+from support.zookeeper import IS_HERE, ZooKeeper
 
 
 def batch_of(count, first=0):
@@ -344,7 +345,7 @@ def test_a_real_server_keeps_every_row_once(tmp_path):
 
 @pytest.mark.skipif(BINARY is None, reason="needs clickhouse-server (Debian: clickhouse-server)")
 def test_a_distributed_table_keeps_a_row_on_one_shard_once(tmp_path):
-    """Of two real servers, without the replication and ON CLUSTER, which need ZooKeeper."""
+    """Of two real servers, without replication."""
     ports = (free_port(), free_port())
     shards = "".join(
         f"<shard><replica><host>127.0.0.1</host><port>{port}</port><user>audit</user><password>{SECRET}</password>"
@@ -387,6 +388,68 @@ def test_a_distributed_table_keeps_a_row_on_one_shard_once(tmp_path):
     finally:
         for server in servers:
             server.stop()
+
+
+@pytest.mark.skipif(BINARY is None or not IS_HERE, reason="needs clickhouse-server and libzookeeper-java (Debian)")
+def test_replicas_have_what_a_quorum_was_delivered_to(tmp_path):
+    """Two real servers, one ZooKeeper: tables by ON CLUSTER, a Distributed table over both replicas, insert_quorum."""
+    ports = (free_port(), free_port())
+    replicas = "".join(
+        f"<replica><host>127.0.0.1</host><port>{port}</port><user>audit</user><password>{SECRET}</password></replica>"
+        for port in ports
+    )
+    keeper, servers = ZooKeeper(tmp_path), []
+
+    def start(number):
+        folder = tmp_path / str(number)
+        folder.mkdir(exist_ok=True)
+        more = (
+            f"<remote_servers><nat><shard><internal_replication>true</internal_replication>{replicas}</shard></nat>"
+            f"</remote_servers><zookeeper><node><host>127.0.0.1</host><port>{keeper.port}</port></node></zookeeper>"
+            f"<macros><shard>1</shard><replica>{number}</replica></macros>"
+            f"<interserver_http_host>127.0.0.1</interserver_http_host><interserver_http_port>{free_port()}"
+            "</interserver_http_port><distributed_ddl><path>/clickhouse/ddl</path></distributed_ddl>"
+        )
+        return RealClickHouse(folder, ports[number], more)
+
+    def numbers(server, table):
+        return [int(number) for (number,) in server.ask(f"SELECT number FROM nat.{table} FINAL ORDER BY number")]
+
+    try:
+        servers = [start(0), start(1)]
+        sink = sink_for(servers[0], **CLUSTER, insert_quorum=2)
+        sink.open()
+        sink.open()  # what is there stays
+        for _ in range(2):  # the answer was lost
+            sink.deliver(batch_of(1000))
+        for server in servers:
+            assert numbers(server, "session_log_local") == numbers(server, "session_log") == list(range(1000))
+        servers[1].stop()
+        with pytest.raises(DeliveryError) as raised:
+            sink.deliver(batch_of(10, 1000))
+        assert raised.value.action == "backoff"
+        assert set(numbers(servers[0], "session_log")) >= set(range(1000))  # one replica answers
+        servers[1] = start(1)
+        until(lambda: numbers(servers[1], "session_log_local")[:1000] == list(range(1000)))
+        _deliver_at_last(sink, batch_of(10, 1000))
+        assert numbers(servers[1], "session_log_local") == list(range(1010))
+    finally:
+        for server in servers:
+            server.stop()
+        keeper.close()
+
+
+def _deliver_at_last(sink, batch):
+    """As a log does: again until it is delivered."""
+
+    def is_delivered():
+        try:
+            sink.deliver(batch)
+        except DeliveryError:
+            return False
+        return True
+
+    until(is_delivered)
 
 
 def test_the_stand_in_is_strict(tmp_path):
