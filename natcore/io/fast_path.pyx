@@ -28,6 +28,18 @@ from natcore.tables.tcp_state cimport TCP_STEADY
 from natcore.workers.locks cimport lock, unlock
 from natcore.workers.worker cimport Worker
 
+cdef extern from * nogil:
+    """
+    #include <stdint.h>
+    #include <time.h>
+    static uint64_t natcore_tick_ns(void) {
+        struct timespec t;
+        clock_getres(CLOCK_MONOTONIC_COARSE, &t);
+        return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+    }
+    """
+    uint64_t tick_ns "natcore_tick_ns" ()
+
 cdef enum:
     IDLE_LEAST_MS = 5000        # shorter time-outs are not offloaded: sessions are brought up to date each second
     FOLD_ALL_NS = 500000000     # in so long every entry is looked at
@@ -155,9 +167,9 @@ cdef void offer(Loop* loop, const Interface* ingress, const Frame* frame) noexce
         entry = &offload.entries[number]
     entry.interface = <uint8_t>(ingress - &loop.interfaces[0])
     entry.hop = <uint16_t>hop
-    entry.until = offload_units(offload, table.cold[slot].window_start_ns + table.window_ns)
+    entry.until = offload_units(offload, table.cold[slot].window_start_ns + table.window_ns) - offload.lag
     entry.idle = <uint32_t>(<uint64_t>table.timeout_ms[session.timeout_class] * 1000000 >> OFFLOAD_UNIT_SHIFT)
-    entry.last_seen = offload_units(offload, worker.now_ns)
+    entry.last_seen = offload_units(offload, worker.now_ns) - offload.lag
     entry.end += ahead(session.end[direction], entry.end)
     entry.ack += ahead(session.ack[direction], entry.ack)
     entry.generation = offload.generation[0]
@@ -237,6 +249,7 @@ cdef class FastPath:
         self.offload.bits, self.offload.outside, self.offload.offset_ns = bits, outside, offset_ns
         self.offload.keys[0], self.offload.keys[1] = key, other_key
         self.offload.epoch = 2
+        self.offload.lag = <uint32_t>(tick_ns() >> OFFLOAD_UNIT_SHIFT) + 1
         self.offload.entries = <OffloadEntry*>shared_memory(entries, count * sizeof(OffloadEntry))
         self.offload.hops = <OffloadHop*>shared_memory(hops, OFFLOAD_HOPS * sizeof(OffloadHop))
         self.offload.generation = <uint32_t*>shared_memory(generation, 4096)

@@ -5,6 +5,9 @@ program (python/natcore/plane/xdp_fast_path.py) reads an entry and counts in it;
 session table (sessions.pyx), which folds what the program has counted into the session before anyone needs it, and recalls a
 session before anything about it changes.
 
+The program's clock is the kernel's coarse one, which goes on with each tick: entries are written so that it is never too late
+for a window's end, and a session was seen when it may have been seen at the latest.
+
 An entry is in force while its generation is the table's, its window is open, and its direction was not idle for a time-out; a
 packet of another one goes the ordinary way, where its entry is renewed. So one store takes all entries out of force. A program
 that found an entry just before it was recalled may still use it for a moment: an entry is used again only after two barriers
@@ -16,7 +19,7 @@ from natcore.base.compiler cimport load_relaxed, load_relaxed64
 
 cdef enum:
     OFFLOAD_WAYS = 4            # entries of a bucket
-    OFFLOAD_UNIT_SHIFT = 20     # times in entries are CLOCK_MONOTONIC in units of 2^20 ns, modulo 2^32
+    OFFLOAD_UNIT_SHIFT = 20     # times in entries are CLOCK_MONOTONIC_COARSE in units of 2^20 ns, modulo 2^32
     OFFLOAD_HOPS = 1 << 16      # next hops, of all interfaces
     OFFLOAD_INTERFACES = 16     # of a plane
 
@@ -67,6 +70,7 @@ cdef struct Offload:
     uint64_t keys[2]            # of the hash
     uint32_t bits
     uint32_t outside            # number of the outside interface
+    uint32_t lag                # the program's clock is at most so many units behind
     int64_t offset_ns           # gateway's clock - CLOCK_MONOTONIC
     uint64_t now_ns             # gateway's clock at the last batch: no packet was later for the tables
     uint64_t epoch              # barriers so far, from 2

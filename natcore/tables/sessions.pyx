@@ -181,9 +181,9 @@ cdef void window_roll(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept 
 # ---- offloaded sessions (offload.pxd) ----------------------------------------------------------------------------------
 
 cdef uint32_t seen_ms(const Offload* offload, const OffloadEntry* entry) noexcept nogil:
-    """When the program saw the entry's last packet, ms of the gateway's clock: at most a unit later than it was, never later
-    than the last batch."""
-    cdef int age = <int>(offload_units(offload, offload.now_ns) - entry.last_seen) - 1
+    """When the program saw the entry's last packet, ms of the gateway's clock: at most its clock's lag and a unit later than it
+    was, never later than the last batch."""
+    cdef int age = <int>(offload_units(offload, offload.now_ns) - entry.last_seen - offload.lag) - 1
     return <uint32_t>((offload.now_ns - (<uint64_t>max(age, 0) << OFFLOAD_UNIT_SHIFT)) // 1000000)
 
 

@@ -7,7 +7,7 @@ import sys
 
 # linux/bpf.h, linux/bpf_common.h
 XDP_DROP, XDP_PASS = 1, 2
-MAP_LOOKUP, KTIME_GET_NS, REDIRECT_MAP = 1, 5, 51  # helpers
+MAP_LOOKUP, KTIME_GET_NS, REDIRECT_MAP, KTIME_GET_COARSE_NS = 1, 5, 51, 160  # helpers
 MAP_FD, MAP_VALUE = 1, 2  # what a map's number in an instruction stands for
 _SIZES = {1: 0x10, 2: 0x08, 4: 0x00, 8: 0x18}
 ALWAYS, EQUAL, GREATER, NOT_EQUAL = 0x05, 0x15, 0x2D, 0x55  # jumps; equal and not equal to a constant

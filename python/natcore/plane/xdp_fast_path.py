@@ -21,7 +21,7 @@ from natcore.plane.bpf_assembler import (
     DIFFERS,
     EQUAL,
     GREATER,
-    KTIME_GET_NS,
+    KTIME_GET_COARSE_NS,
     LESS,
     MAP_LOOKUP,
     MAP_VALUE,
@@ -38,7 +38,7 @@ from natcore.plane.links import INTERFACES_MOST
 ENTRY_BYTES, WAYS = 64, 4  # of an entry; entries of a bucket (OffloadEntry, OFFLOAD_WAYS)
 
 HOP_BYTES = 16  # of a next hop (OffloadHop)
-UNIT_SHIFT = 20  # times are CLOCK_MONOTONIC in units of 2^20 ns (OFFLOAD_UNIT_SHIFT)
+UNIT_SHIFT = 20  # times are CLOCK_MONOTONIC_COARSE in units of 2^20 ns (OFFLOAD_UNIT_SHIFT)
 MULTIPLIERS = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93  # of the hash of a flow (offload_bucket)
 
 # Bytes within OffloadEntry
@@ -280,7 +280,7 @@ def _check_entry(program: Assembler, maps: InterfaceMaps) -> None:
     program.load(4, 1, 1, 0)
     program.load(4, 2, 9, _GENERATION)
     program.jump("ordinary", DIFFERS, 1, 2)
-    program.call(KTIME_GET_NS)
+    program.call(KTIME_GET_COARSE_NS)  # the exact clock waits for all loads before it: for the entry's line
     program.shift_right(0, UNIT_SHIFT)
     program.store(4, 10, _NOW, 0)
     program.load(4, 1, 9, _UNTIL)
