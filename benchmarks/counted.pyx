@@ -62,6 +62,15 @@ def count_advance(capsule, double now, bytes name):
         count_end(label)
 
 
+def count_call(call, bytes name):
+    """Calls it once before, and once counted."""
+    cdef const char* label = name
+    call()
+    count_begin()
+    call()
+    count_end(label)
+
+
 def time_translate(capsule, uint8_t[:, ::1] frames, uint32_t[::1] lengths, const uint8_t[::1] sides,
                    const uint64_t[::1] nows_ns,
                    uint8_t[::1] verdicts, uint64_t[::1] took_ns):

@@ -25,6 +25,23 @@ def test_two_percent_more_than_recorded_fails_and_less_does_not(instructions):
     assert not instructions.judge({"miss": 102.1}, "gcc 12.2", records)
 
 
+@pytest.mark.parametrize("cache", ["D1", "D2"])
+def test_misses_have_a_tenth_more_and_no_further(instructions, cache):
+    name = "miss" + getattr(instructions, cache)
+    records = {"gcc 12.2": {name: 1.0}}
+    assert instructions.judge({name: 1.12}, "gcc 12.2", records)
+    assert not instructions.judge({name: 1.13}, "gcc 12.2", records)
+
+
+def test_a_dump_gives_instructions_and_misses_of_one(instructions, tmp_path):
+    """Of callgrind's nine sums: reads and writes that missed the first level, then the last."""
+    sums = [instructions.SESSIONS * number for number in range(1, 10)]
+    lines = ["desc: Trigger: Client Request: sweep", "events: Ir Dr Dw I1mr D1mr D1mw ILmr DLmr DLmw"]
+    (tmp_path / "out.1").write_text("\n".join([*lines, f"totals: {' '.join(map(str, sums))}", ""]))
+    found = dict(instructions.figures(tmp_path))
+    assert found == {"sweep": 1.0, "sweep" + instructions.D1: 11.0, "sweep" + instructions.D2: 17.0}
+
+
 def test_another_compiler_is_printed_and_not_judged(instructions, capsys):
     assert instructions.judge({"miss": 900.0}, "gcc 99.1", {"gcc 12.2": {"miss": 100.0}})
     assert "NOT JUDGED" in capsys.readouterr().out
