@@ -1,4 +1,4 @@
-"""Object storage on this machine: moto's server, a process of its own, with a bucket for each test."""
+"""Object storage on this machine: the server of moto, or of localbucket, a process of its own, with a bucket for each test."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +16,35 @@ from natcore.who.bucket import Bucket
 
 KEY, SECRET = "test-key", "test-secret-never-shown"
 _NUMBERS = itertools.count()
-# A server that says when it listens.
-_PROGRAM = """
-import sys
+# Servers that say when they listen.
+_PROGRAMS = {
+    "moto": """
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 server = make_server("127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), threaded=True)
 print(server.port, flush=True)
 server.serve_forever()
-"""
+""",
+    "localbucket": """
+import pathlib, sys
+from http.server import ThreadingHTTPServer
+from localbucket import S3Handler
+S3Handler.data_root = pathlib.Path(sys.argv[1])
+server = ThreadingHTTPServer(("127.0.0.1", 0), S3Handler)
+print(server.server_port, flush=True)
+server.serve_forever()
+""",
+}
 
 
 class ObjectStorage:
-    """The server, until it is closed; `bucket` makes a bucket of its own."""
+    """The server, until it is closed; `bucket` makes a bucket of its own. kind: "moto", or "localbucket"."""
 
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
+    def __init__(self, kind: str = "moto") -> None:
+        self.kind = kind
+        self._folder = tempfile.TemporaryDirectory()
+        command = [sys.executable, "-c", _PROGRAMS[kind], self._folder.name]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert self._process.stdout is not None
         self.endpoint = f"http://127.0.0.1:{int(self._process.stdout.readline())}"
         self.client: Any = boto3.client(
@@ -49,6 +61,7 @@ class ObjectStorage:
         self._process.wait()
         assert self._process.stdout is not None
         self._process.stdout.close()
+        self._folder.cleanup()
 
     def bucket(self, prefix: str = "log", **more: Any) -> Bucket:
         """Return the files of an empty bucket."""

@@ -44,6 +44,7 @@ _TAIL_BYTES = 1 << 18  # of a file, in which its footer is, or most of them
 _FOOTER_BYTES = 1 << 26  # at most: a longer one is damage
 _CHUNK_BYTES = 4 << 20
 _ATTEMPTS = 3  # of a request, by pyarrow
+_CHECKSUMS = "AWS_REQUEST_CHECKSUM_CALCULATION"
 _OF_OBJECT = re.compile(r"ACCESS_DENIED|HTTP status 403|storage class")  # it may not be read, or is in an archive
 
 
@@ -124,13 +125,19 @@ class Bucket(Files):
         if endpoint is not None:
             where = urlsplit(check_url("endpoint", endpoint))
             more = {"endpoint_override": where.netloc + where.path.rstrip("/"), "scheme": where.scheme}
-        with self._answering():
-            self._service = _interface().S3FileSystem(
-                access_key=access_key_id, secret_key=access_key_secret, session_token=security_token, region=region,
-                connect_timeout=min(timeout, 10.0), request_timeout=timeout, background_writes=False,
-                force_virtual_addressing=addressing == "virtual",
-                retry_strategy=_interface().AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS), **more,
-            )  # fmt: skip
+        more |= {
+            "access_key": access_key_id, "secret_key": access_key_secret, "session_token": security_token, "region": region,
+            "connect_timeout": min(timeout, 10.0), "request_timeout": timeout, "background_writes": False,
+            "force_virtual_addressing": addressing == "virtual",
+            "retry_strategy": _interface().AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
+        }  # fmt: skip
+        with self._answering(), _plain_bodies():
+            try:
+                self._service = _interface().S3FileSystem(
+                    allow_delayed_open=True, **more
+                )  # small objects by one request
+            except TypeError:  # an older pyarrow
+                self._service = _interface().S3FileSystem(**more)
 
     def __repr__(self) -> str:
         return f"<Bucket {self.name}>"
@@ -238,14 +245,21 @@ class Bucket(Files):
     # ---- to write ----
 
     def write(self, path: str, source: BinaryIO) -> None:
-        """Make an object of all that is in a file. If this raises, the object may be there, shorter."""
+        """Make an object of all that is in a file. If this raises, the object may be there, shorter, or as it should not be."""
         with self._answering(path):
             target = self._service.open_output_stream(_key(path))
+        size = 0
         while chunk := source.read(_CHUNK_BYTES):
+            size += len(chunk)
             with self._answering(path):
                 target.write(chunk)
         with self._answering(path):
             target.close()
+            there = self._service.get_file_info(_key(path)).size
+        if there != size:
+            raise Error(
+                f"{path}: the service was sent {size} bytes, and has {there}: it stores something else than it is sent"
+            )
 
     # ---- errors ----
 
@@ -344,6 +358,23 @@ def _interface() -> Any:
     if not hasattr(pyarrow.fs, "S3FileSystem"):
         raise Error("this build of pyarrow has no S3FileSystem: it cannot read a bucket")
     return pyarrow.fs
+
+
+@contextmanager
+def _plain_bodies() -> Iterator[None]:
+    """Have a service made that sends an object's bytes and no more, unless the environment says otherwise.
+
+    Amazon's SDK sends them in chunks with a checksum behind, as long as its environment is silent; other services may take all
+    of that for the object.
+    """
+    if _CHECKSUMS in os.environ:
+        yield
+        return
+    os.environ[_CHECKSUMS] = "when_required"
+    try:
+        yield
+    finally:
+        os.environ.pop(_CHECKSUMS, None)
 
 
 def _parts_of(url: str) -> tuple[str, str, dict[str, str]]:
