@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from threading import Thread
 
 from natcore.service import units
 from natcore.service.configuration_file import load
@@ -60,6 +62,45 @@ def test_the_unit_starts_reloads_and_stops_under_a_real_systemd(tmp_path: Path) 
         made.run("systemctl", "stop", "natcore")
         assert state(made) == ("inactive", "dead") and made.show("natcore", "Result") == "success"
         assert made.show("natcore", "ExecMainStatus") == "0"
+
+
+SENDER = """
+import socket, sys, time
+from natcore.testing import craft
+out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+out.bind(("host0", 0))
+router = bytes.fromhex(sys.argv[1].replace(":", ""))
+for port in range(2000, 2060):
+    out.send(router + craft.ether(craft.udp(("10.0.0.5", port), ("198.18.0.2", 9)))[6:])
+    time.sleep(0.3)
+"""
+
+
+@needs_systemd
+def test_packets_wait_while_the_manager_restarts_the_unit_where_it_has_a_state(tmp_path: Path) -> None:
+    """Each packet is a session of its own: all are there, also of those that came between the two processes. They are so few
+    that each has a block of the ring."""
+    given = {"natcore": PROGRAM, "gateway.toml": FILE + '[state]\npath = "gateway.state"\n'}
+    with systemd(tmp_path, {"natcore.service": unit_of(tmp_path)}, given, "natcore") as made:
+        made.run("systemctl", "start", "natcore")
+        before = int(made.show("natcore", "MainPID"))
+        router = json.loads(made.run("ip", "-j", "link", "show", "lan0").stdout)[0]["address"]
+        sender = Thread(target=made.run, args=(sys.executable, "-c", SENDER, router))
+        sender.start()
+        until(lambda: sessions(made) > 2)
+        made.run("systemctl", "restart", "natcore")
+        assert int(made.show("natcore", "MainPID")) != before
+        assert sender.is_alive()
+        sender.join()
+        until(lambda: sessions(made) == 60)
+        assert made.show("natcore", "NFileDescriptorStore") == "0"
+        made.run("systemctl", "stop", "natcore")
+        assert state(made) == ("inactive", "dead")
+        until(lambda: made.show("natcore", "NFileDescriptorStore") == "0")  # it closes what the stopped one has left
+
+
+def sessions(made: Systemd) -> int:
+    return int(json.loads(made.run("/bin/sh", "/srv/natcore", "status", "--json").stdout)["sessions"])
 
 
 @needs_systemd

@@ -146,6 +146,7 @@ class Plane:
         self._block_when_stopped = block_when_stopped
         self._left_plane = left  # of another process, until this plane has begun
         self._leaving: LeftPlane | None = None  # to another process, once `leave` is called
+        self._leaves_rings_alone = False
         self._restored = 0  # how often an interface's kernel bypass was restored
         self._running = False  # begin() went well
         self._own: set[int] = set()  # the host's addresses
@@ -434,11 +435,13 @@ class Plane:
         """Tell the links at once, by gratuitous ARP, where the gateway's own and its outside addresses are."""
         self._loops.announce()
 
-    def leave(self) -> LeftPlane:
+    def leave(self, *, rings_alone: bool = False) -> LeftPlane:
         """Stop as `stop` does, but leave the kernel block as it is, the interfaces' locks, and their rings (driver af_packet),
-        in which packets wait, for a plane of another process. Raises Error: it has stopped."""
+        in which packets wait, for a plane of another process. rings_alone: block and locks go as with `stop`. Raises Error: it
+        has stopped."""
         if self._ended or self._driver_kind is None:
             raise Error("the plane has stopped")
+        self._leaves_rings_alone = rings_alone
         leaving = self._leaving = LeftPlane(self._driver_kind, None, {})
         self.stop()
         if self._failure is not None:
@@ -611,7 +614,8 @@ class Plane:
         drivers = self._loops.leave(self._numbers)
         for number, name in enumerate(self._watcher.names):
             link, found = self._opened[number], drivers[number]
-            interface = LeftInterface(name, link.index if link else -1, self._claims[number].leave())
+            lock = -1 if self._leaves_rings_alone else self._claims[number].leave()
+            interface = LeftInterface(name, link.index if link else -1, lock)
             rings = [driver for driver in found if isinstance(driver, PacketRing)]
             if link is not None and self._driver == "af_packet" and len(rings) == len(found):
                 interface.rings += [ring.leave() for ring in rings]
@@ -620,8 +624,11 @@ class Plane:
                     if driver is not None:
                         driver.close()
             leaving.interfaces[name] = interface
-        assert self._block is not None
-        leaving.ruleset = self._block.leave()
+        if self._leaves_rings_alone:
+            self._end_block()
+        else:
+            assert self._block is not None
+            leaving.ruleset = self._block.leave()
 
     def _end_block(self) -> None:
         """The kernel's stack has the interfaces again; whether it may forward what comes by them is block_when_stopped's."""

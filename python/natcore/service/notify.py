@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import time
-from collections.abc import Callable, Mapping
+from array import array
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
 _STATUS_SECONDS = 5.0  # between two changes of the status line
+_BARRIER_SECONDS = 2.0  # that the manager may need to take descriptors
 
 
 class Notifier:
@@ -64,6 +67,22 @@ class Notifier:
     def stopping(self) -> None:
         self._send("STOPPING=1")
 
+    def keep(self, descriptors: Mapping[str, int]) -> None:
+        """Have the manager keep descriptors, by their names, for the unit's next process. Returns when it has them."""
+        for name, descriptor in descriptors.items():  # FDPOLL: a link that goes down is no reason to close its ring
+            self._send(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", descriptor)
+        if self._address:
+            ours, theirs = os.pipe2(os.O_CLOEXEC)
+            self._send("BARRIER=1", theirs)
+            os.close(theirs)
+            select.select([ours], [], [], _BARRIER_SECONDS)  # it closes the other end
+            os.close(ours)
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Have the manager keep these no more."""
+        for name in names:
+            self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
     def status(self, text: str) -> None:
         """Tell what `systemctl status` shows, one line; at most each few seconds, the first at once."""
         now = self._clock()
@@ -78,12 +97,13 @@ class Notifier:
             self._petted = now
             self._send("WATCHDOG=1")
 
-    def _send(self, message: str) -> None:
+    def _send(self, message: str, *descriptors: int) -> None:
         if not self._address:
             return
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-            sender.setblocking(False)
-            sender.sendto(message.encode(), self._address)
+            sender.settimeout(_BARRIER_SECONDS if descriptors else 0.0)
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
+            sender.sendmsg([message.encode()], rights, 0, self._address)
 
 
 def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:

@@ -18,7 +18,7 @@ from natcore.gateway import Gateway
 from natcore.internal import threads
 from natcore.internal.parts import parts_of
 from natcore.metrics.health import LATE_SECONDS, Health
-from natcore.service import control
+from natcore.service import control, descriptor_store
 from natcore.service.configuration_file import Settings, SettingsError, load
 from natcore.service.kept_state import KeptState, restored
 from natcore.service.notify import Notifier
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from natcore.control.server import ControlServer
     from natcore.metrics.endpoint import Endpoint
     from natcore.peer.pair import Pair
+    from natcore.plane.left_plane import LeftPlane
     from natcore.plane.plane import Plane
     from natcore.service.standing_by import StandingBy
     from natcore.sessionlog.session_log import SessionLog
@@ -98,6 +99,7 @@ class Service:
         ] = []  # they answer what was asked before; one ends with its gateway
         self._gateway: Gateway | None = None
         self._plane: Plane | None = None
+        self._left: LeftPlane | None = None  # by the unit's process before
         self._prepared: Plane | None = None  # opened before this gateway was chosen, until it forwards
         self._endpoint: Endpoint | None = None
         self._stopping = self._handed_over = False
@@ -130,7 +132,11 @@ class Service:
                 self.settings.source, "plane", None, "missing; `run` needs its inside and outside interfaces"
             )
         with self._signals():
+            self._left = descriptor_store.taken(self.notifier)
             if self.settings.peer is not None:
+                if self._left is not None:
+                    self._left.close()  # what waits there is too old for one that stands by first
+                    self._left = None
                 self._run_in_pair()
                 return
             estate = None
@@ -207,7 +213,7 @@ class Service:
                 self.notifier.stopping()
                 self._let_the_standby_take_over()
             self._finish_reload()
-            plane.stop()
+            left = self._stop(plane, kept)
             for event in digest.rest():
                 self._report("event", _fields(event))
             counters = gateway.counters() | plane.counters()
@@ -216,10 +222,20 @@ class Service:
                 self.pair.stopped()  # the standby has everything
             if kept is not None:
                 self._keep(kept, None)  # they stay open for the next process
+            if left is not None:
+                descriptor_store.keep(left, self.notifier)
             if kept is None or self._is_handed_on():
                 gateway.close()  # closes the open windows and writes their rows
             self._report_stopped(counters, yielded=yielded)
         return None
+
+    def _stop(self, plane: Plane, kept: KeptState | None) -> LeftPlane | None:
+        """Stop forwarding; return the rings that are for the next process, where the manager may keep them for it."""
+        ends_in_order = STOP & set(self.asked) and plane.state != "stopped"
+        if kept is None or self.pair is not None or not self.notifier.is_heard or not ends_in_order:
+            plane.stop()
+            return None
+        return plane.leave(rings_alone=True)
 
     def _goes_on(self, plane: Plane) -> bool:
         """Whether nothing says that this process is to forward no more."""
@@ -452,11 +468,12 @@ class Service:
         if plane is not None:
             plane.announce()
             return plane
-        if estate is None or estate.plane is None:
+        left, self._left = self._left if estate is None else estate.plane, None
+        if left is None:
             return gateway.forward(**interfaces)
         from natcore.plane.plane import Plane
 
-        return Plane(gateway, **interfaces, left=estate.plane)
+        return Plane(gateway, **interfaces, left=left)
 
     def _tell_predecessor(self, estate: Estate | None) -> None:
         """Say that this process forwards now, if that is owed to another one."""

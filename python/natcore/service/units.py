@@ -38,6 +38,8 @@ ExecStart={program} run {file_quoted}
 WatchdogSec=10
 TimeoutStartSec=90
 TimeoutStopSec=30
+# Between two processes of `systemctl restart`: packet rings, in which packets wait ([state]).
+FileDescriptorStoreMax=4096
 Restart=on-failure
 RestartSec=1
 # 64: the command is wrong, 78: the configuration is: neither gets better by itself.
