@@ -191,6 +191,8 @@ def life(
 
     def end() -> None:
         after(service.gateway)
+        for log in service.gateway.logs:  # until it has the folder again: a stop does not wait for one that fails
+            assert log.wait(60)
         os.kill(os.getpid(), signal.SIGTERM)
 
     def forward(gateway: Gateway, **interfaces: Any) -> FakePlane:
