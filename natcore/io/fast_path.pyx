@@ -44,6 +44,8 @@ cdef enum:
     IDLE_LEAST_MS = 5000        # shorter time-outs are not offloaded: sessions are brought up to date each second
     FOLD_ALL_NS = 500000000     # in so long every entry is looked at
     HOPS_MOST = OFFLOAD_HOPS // 4 * 3
+    OFFER_MOST = 1 << 30        # of 2^32 forwarded packets so many are offered,
+    OFFER_LEAST = 1 << 24       # and so many where the table is full
 
 
 # ---- offering --------------------------------------------------------------------------------------------------------
@@ -147,6 +149,7 @@ cdef void offer(Loop* loop, const Interface* ingress, const Frame* frame) noexce
     if number == NONE:
         number = place_for(offload, session, direction)
         if number == NONE:
+            loop.offer_below = max(loop.offer_below >> 1, <uint32_t>OFFER_LEAST)
             return
         note_late(offload, number, direction_of(offload, &offload.entries[number]))
         offload.sessions += offload.of_slot[2 * <size_t>slot + 1 - direction] == NONE
@@ -174,6 +177,7 @@ cdef void offer(Loop* loop, const Interface* ingress, const Frame* frame) noexce
     entry.ack += ahead(session.ack[direction], entry.ack)
     entry.generation = offload.generation[0]
     entry.protocol = session.protocol           # at last: now the program finds it
+    loop.offer_below = min(loop.offer_below << 1, <uint32_t>OFFER_MOST)
 
 
 # ---- taking back -----------------------------------------------------------------------------------------------------
@@ -295,6 +299,7 @@ cdef class FastPath:
         store_release64(&self.offload.epoch, self.offload.epoch + 1)
 
     cdef void begin(self, Loop* loop) noexcept:
+        loop.offer_below = OFFER_MOST
         with nogil:
             lock(loop.worker)
             self.offload.now_ns = loop.worker.now_ns

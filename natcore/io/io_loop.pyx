@@ -507,12 +507,13 @@ cdef void show_left(Loop* loop, const Interface* interface, uint32_t count, bint
 
 
 cdef void offer_forwarded(Loop* loop, const Interface* interface, uint32_t count, uint64_t now_ns) noexcept nogil:
-    """Offers sessions of forwarded frames to the fast path, one frame of four: a session has had some packets then."""
+    """Offers sessions of forwarded frames to the fast path, one frame of four: a session has had some packets then. Where its
+    table is full, fewer: an offer waits for memory several times."""
     cdef uint32_t i
     loop.worker.sessions.offload.now_ns = now_ns
     for i in range(count):
         loop.offered = loop.offered * <uint32_t>1664525 + <uint32_t>1013904223
-        if loop.offered < <uint32_t>1 << 30:
+        if loop.offered < loop.offer_below:
             offer(loop, interface, &loop.frames[i])
 
 

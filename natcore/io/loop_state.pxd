@@ -64,6 +64,7 @@ cdef struct Loop:
     uint32_t view_count         # of them; 0: no one looks
     bint redirects[INTERFACES_MOST]   # XDP programs can send by the interface (fast_path.pyx)
     uint32_t offered            # pseudo-random: which forwarded packet is looked at next for the fast path
+    uint32_t offer_below        # it is, where `offered` is less: a quarter of them, fewer where offers find no place
     uint32_t hops               # next hops of the fast path
     uint8_t* generated          # buffer for a frame that the gateway originates
     Frame frames[BATCH]

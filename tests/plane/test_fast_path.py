@@ -6,7 +6,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -400,6 +400,25 @@ def test_a_session_that_the_fast_path_alone_uses_outlives_its_time_out(fast: Net
         assert made.counters()["created"] == 1
         until(lambda: taken(plane) > before + 100)
         assert plane.counters()["fast_path_sessions"] == 1
+
+
+def test_a_table_that_was_full_takes_sessions_again(fast: Network, flow: Flow) -> None:
+    with gateway() as made, start(fast, made, driver="af_xdp", fast_path=16) as plane, ExitStack() as sockets:
+        with at(fast, "in"):
+            clients = [sockets.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(100)]
+        sent = 0
+
+        def is_full() -> bool:  # as good as, of 64 entries; offers are few then
+            nonlocal sent
+            for client in clients:
+                client.sendto(b"x", (SERVER, 9))
+            sent += len(clients)
+            return plane.counters()["fast_path_entries"] >= 48 and sent > 20 * len(clients)
+
+        until(is_full)
+        assert made.counters()["created"] == len(clients)
+        made.end_all()
+        offload(flow, plane)
 
 
 @pytest.mark.parametrize("how", ["remove", "end", "replace"])
