@@ -8,8 +8,8 @@ from libc.string cimport memcpy
 from natcore.log.journal cimport (
     RECORD_BLOCK_ALLOCATED, RECORD_CREATE, RECORD_END, RECORD_OPENED_OUTSIDE, RECORD_WINDOW, Record, is_block_row,
 )
-from natcore.log.row_tails cimport RowTails, put_row_tail, row_tail_bytes, row_tails_set
-from natcore.base.compiler cimport bswap16, bswap32, bswap64
+from natcore.log.row_tails cimport RowTails, put_row_tail, row_tails_set
+from natcore.base.compiler cimport bswap16, bswap32, bswap64, unlikely
 
 cdef enum:
     FLOW_SET = 256              # template identifiers; the templates are in sinks/ipfix.py
@@ -246,7 +246,7 @@ def encode_messages(const uint8_t[::1] records not None, uint32_t sequence, uint
     cdef uint64_t count = records.shape[0] // sizeof(Record), row, messages = 0
     cdef const Record* rows = <const Record*>&records[0] if count else NULL
     cdef uint32_t first = sequence
-    cdef uint64_t size, tail
+    cdef uint64_t size
     cdef uint16_t set_id, code
     cdef const uint8_t* events = <const uint8_t*>PyBytes_AS_STRING(nat_events)
     cdef const uint8_t* detail = <const uint8_t*>PyBytes_AS_STRING(details)
@@ -256,8 +256,9 @@ def encode_messages(const uint8_t[::1] records not None, uint32_t sequence, uint
     cdef Message message
     cdef RowTails tails
     row_tails_set(&tails, texts, offsets, numbers, count)
-    for row in range(count):
-        longest = max(longest, sizeof(FlowRecord) + row_tail_bytes(&tails, row))
+    cdef bint has_tails = tails.bytes > 0
+    cdef uint64_t most = largest - min(largest, tails.longest)      # any row's fits behind
+    longest += tails.longest
     if sizeof(MessageHeader) + sizeof(SetHeader) + longest > largest:
         raise ValueError(f"largest must hold the longest record, {longest} bytes, got {largest}")
     if records.shape[0] % sizeof(Record) or not 128 <= largest <= 65535:
@@ -294,9 +295,7 @@ def encode_messages(const uint8_t[::1] records not None, uint32_t sequence, uint
                         continue
                 else:
                     continue
-                tail = 0 if set_id == THRESHOLD_SET else row_tail_bytes(&tails, row)
-                if (message.start != NULL
-                        and <uint64_t>(message.at - message.start) + sizeof(SetHeader) + size + tail > largest):
+                if message.start != NULL and <uint64_t>(message.at - message.start) + sizeof(SetHeader) + size > most:
                     close_message(&message)
                     ends[messages] = <uint32_t>(message.at - buffer)
                     messages += 1
@@ -314,7 +313,7 @@ def encode_messages(const uint8_t[::1] records not None, uint32_t sequence, uint
                     message.at = put_threshold(message.at, &rows[row], detail[code])
                 else:
                     message.at = put_refusal(message.at, &rows[row], events[code], detail[code], size)
-                if tail:
+                if unlikely(has_tails) and set_id != THRESHOLD_SET:
                     message.at = put_row_tail(message.at, &tails, row)
                 sequence += 1
             if message.start != NULL:

@@ -7,6 +7,7 @@ cdef struct RowTails:
     const uint32_t* offsets     # of their beginnings, and of the end of the last
     const uint32_t* numbers     # by row; NULL: rows have none
     uint64_t bytes              # of all rows
+    uint32_t longest            # bytes
 
 
 cdef inline int row_tails_set(RowTails* tails, const uint8_t[::1] text, const uint32_t[::1] offsets,
@@ -15,7 +16,7 @@ cdef inline int row_tails_set(RowTails* tails, const uint8_t[::1] text, const ui
     cdef uint64_t row, last
     cdef uint32_t number
     tails.text = tails.offsets = tails.numbers = NULL
-    tails.bytes = 0
+    tails.bytes = tails.longest = 0
     if numbers is None or not rows:
         return 0
     if <uint64_t>numbers.shape[0] != rows or offsets is None or text is None or offsets.shape[0] < 2:
@@ -31,6 +32,7 @@ cdef inline int row_tails_set(RowTails* tails, const uint8_t[::1] text, const ui
         if number >= last:
             raise ValueError(f"the numbers of tails must be less than {last}, got {number}")
         tails.bytes += offsets[number + 1] - offsets[number]
+        tails.longest = max(tails.longest, offsets[number + 1] - offsets[number])
     tails.text, tails.offsets, tails.numbers = (&text[0] if text.shape[0] else NULL), &offsets[0], &numbers[0]
     return 0
 
