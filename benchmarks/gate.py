@@ -31,11 +31,12 @@ from timing import AS_INSTALLED, translate_seconds
 from workers import Crew
 
 FRAMES = 16_384  # a call
-WALK_LIMITS = {1_000: 5.0, 65_536: 5.0, 1_048_576: 2.4, 8_388_608: 3.2}  # sessions: times walk's time
+# Limits are what was asked for; docs/performance.md says which of them are missed.
+WALK_LIMITS = {1_000: 5.0, 65_536: 5.0, 1_048_576: 2.2, 8_388_608: 2.2}  # sessions: times walk's time
 WALK_PACKETS = 12_000_000
 SPREAD_LIMIT = 4.0  # a packet among the most sessions, times one among the fewest
 MISS_LIMIT = 2.0  # times a hit
-ADMISSION_LIMITS = {0.5: (4.5, 6.0), 0.95: (4.5, 7.0)}  # share of ports in use: times a null admission; with its end
+ADMISSION_LIMITS = {0.5: (2.5, 6.0), 0.95: (4.0, 7.0)}  # share of ports in use: times a null admission; with its end
 MEMORY_LIMITS = {"shared": 176, "own": 240}  # bytes a session
 SESSIONS_MS = 50.0  # sessions(out=…) of a million
 ASKED_MS = 50.0  # a filtered list of a million sessions over the control socket
