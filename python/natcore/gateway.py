@@ -828,7 +828,7 @@ class Gateway(Closing):
             The kernel forwards nothing that comes by these interfaces after the end either; None: if it forwards at all.
         fast_path
             With driver="af_xdp" and one worker: XDP programs translate packets of established TCP and UDP sessions. A number:
-            of so many sessions at most, 1 to 5,000,000; True: 262,144.
+            of so many sessions at most, 1 to 5,000,000; True: 65,536.
         steering
             "rss", with driver="af_xdp" and several workers: network cards are set to give each frame to a queue of its worker,
             where they can (RSS key, table and fields), until the end; "none".

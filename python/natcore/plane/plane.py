@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 DEFAULT_MTU = LinkSettings().mtu
 REOPEN_EVERY = 1.0  # seconds between two tries to open an interface that came back
 LEFT_FOR = 1.0  # seconds that an address may be away from the outside interface before its sessions end
-OFFLOADED_MOST = 1 << 18  # sessions of a fast path that says no number: 64 MB
+OFFLOADED_MOST = 1 << 16  # sessions of a fast path that says no number: 16 MB, which stay near the processor
 ASK_EVERY = 0.5  # seconds between two looks at what the fast path depends on
 LOOK_EVERY = 2.0  # seconds between two looks at the host's sockets, where it shares an address with the gateway
 
