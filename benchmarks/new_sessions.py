@@ -14,11 +14,11 @@ import socket
 import struct
 import time
 from contextlib import suppress
-from types import TracebackType
 
 import numpy as np
 
 from natcore.demo.namespaces import Network
+from natcore.internal.closing import Closing
 from natcore.testing import craft
 from support.netns import SERVER, at
 
@@ -60,7 +60,7 @@ def shared(dtype: type[np.generic]) -> np.ndarray:
     return np.frombuffer(mmap.mmap(-1, MOST * np.dtype(dtype).itemsize), dtype)
 
 
-class NewSessions:
+class NewSessions(Closing):
     """The load, from its making until `stop`; the inside hosts are addresses of the namespace `in`."""
 
     def __init__(self, network: Network, rate: int, router: bytes) -> None:
@@ -174,12 +174,8 @@ class NewSessions:
                 if packet[16:20] == bytes((10, 0, 0, FIRST_HOST + host)) and port == FIRST_PORT + at_host:
                     left.discard(number)
 
-    def __enter__(self) -> NewSessions:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Send no more, and close the sockets. Idempotent."""
         self.stop()
         for each in (self._in, self._heard, self._out):
             each.close()

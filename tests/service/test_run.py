@@ -88,7 +88,8 @@ def test_who_tells_never_waits_for_a_reader_and_lost_lines_are_told_once_there_i
     assert data.count(b"event") == 1000 - writer.lost
 
 
-def test_what_cannot_be_told_is_lost_alone() -> None:
+def lines_made_of(*written: str) -> tuple[list[str], int]:
+    """Write these, of which "bad" cannot be told; return what a line was made of, and how many were lost."""
     told: list[str] = []
 
     def line(what: str, fields: dict[str, Any]) -> tuple[int, str]:
@@ -96,21 +97,17 @@ def test_what_cannot_be_told_is_lost_alone() -> None:
         return 1, fields["missing"] if what == "bad" else ""
 
     with LineWriter(line) as writer:
-        writer("bad", {})
-        writer("good", {})
-    assert told == ["bad", "lost", "good"] and writer.lost == 1
+        for what in written:
+            writer(what, {})
+    return told, writer.lost
+
+
+def test_what_cannot_be_told_is_lost_alone() -> None:
+    assert lines_made_of("bad", "good") == (["bad", "lost", "good"], 1)
 
 
 def test_a_line_that_was_lost_last_is_told_though_nothing_follows() -> None:
-    told: list[str] = []
-
-    def line(what: str, fields: dict[str, Any]) -> tuple[int, str]:
-        told.append(what)
-        return 1, fields["missing"] if what == "bad" else ""
-
-    with LineWriter(line) as writer:
-        writer("bad", {})
-    assert told == ["bad", "lost"] and writer.lost == 1
+    assert lines_made_of("bad") == (["bad", "lost"], 1)
 
 
 def test_what_is_logged_and_warned_of_is_told() -> None:
