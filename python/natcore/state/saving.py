@@ -6,6 +6,7 @@ import errno
 import io
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -141,6 +142,11 @@ def write_handed_over(
     return write(file, sections, sign=lambda inode: settings_of(arguments, entries, account._replace(inode=inode)))
 
 
+@cache
+def _own_version() -> str:
+    return version("natcore")  # parses a file
+
+
 def write(
     file: str | os.PathLike[str] | BinaryIO,
     sections: Mapping[Key, Bytes],
@@ -148,14 +154,14 @@ def write(
     sign: Callable[[int], Bytes] | None = None,
 ) -> int:
     """Write sections into a file; return how many bytes it has. sign: makes the settings of a file's inode, given a path."""
-    parts = written(sections, version("natcore"))
+    parts = written(sections, _own_version())
     if callable(getattr(file, "write", None)):
         if isinstance(file, io.TextIOBase):
             raise ConfigurationError(f"file must be opened for bytes, got {show(file)}")
         return _write_all(parts, lambda part: _write_whole(file, part))  # type: ignore[arg-type]
     with files.replaced(Path(check_path("file", file)), private=False) as opened:
         if sign is not None:
-            parts = written({**sections, (SETTINGS, 0): sign(os.fstat(opened.fileno()).st_ino)}, version("natcore"))
+            parts = written({**sections, (SETTINGS, 0): sign(os.fstat(opened.fileno()).st_ino)}, _own_version())
         return _write_all(parts, lambda part: files.write_all(opened.fileno(), part))
 
 

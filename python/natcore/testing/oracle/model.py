@@ -74,7 +74,8 @@ class Nat(Following):
         """A copy that has the settings, entries and counters, and nothing of sessions, nor what waits."""
         other = copy(self)
         kept = {name: value for name, value in vars(self).items() if name not in OF_SESSIONS}
-        vars(other).update(deepcopy(kept, {id(self): other}))
+        as_they_are = {id(self): other, id(self.hosts): self.hosts}  # hosts: never changed in place
+        vars(other).update(deepcopy(kept, as_they_are))
         other.sessions, other.mappings, other.subscribers = [], [], {}
         other.held, other.free_slots, other.new_slots = {}, [], 0
         other.rows, other.generated, other.events = [], [], {}
