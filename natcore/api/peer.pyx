@@ -176,7 +176,7 @@ cdef class Fence:
         self.workers = workers
 
     def set(self, uint64_t until_ns):
-        """Planes may translate until then, CLOCK_MONOTONIC in ns; 0: for ever. Each batch of frames asks; a fast path offloads
+        """Planes may translate until then, CLOCK_BOOTTIME in ns; 0: for ever. Each batch of frames asks; a fast path offloads
         nothing from now on."""
         cdef Shared* shared = self.workers.shared
         cdef uint32_t i

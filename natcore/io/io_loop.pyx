@@ -46,11 +46,13 @@ cdef extern from * nogil:
     #include <stdint.h>
     #include <time.h>
     #include <unistd.h>
-    static uint64_t natcore_monotonic_ns(void) {
+    static inline uint64_t natcore_clock_ns(clockid_t clock) {
         struct timespec t;
-        clock_gettime(CLOCK_MONOTONIC, &t);
+        clock_gettime(clock, &t);
         return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
     }
+    static uint64_t natcore_monotonic_ns(void) { return natcore_clock_ns(CLOCK_MONOTONIC); }
+    static uint64_t natcore_boot_ns(void) { return natcore_clock_ns(CLOCK_BOOTTIME); }
     static void natcore_signal(int fd) { uint64_t one = 1; if (write(fd, &one, 8) != 8) {} }
     static void natcore_drain(int fd) { uint64_t sum; if (read(fd, &sum, 8) != 8) {} }
     """
@@ -63,6 +65,7 @@ cdef extern from * nogil:
         POLLIN
         POLLERR
     uint64_t monotonic_ns "natcore_monotonic_ns" () noexcept
+    uint64_t boot_ns "natcore_boot_ns" () noexcept     # goes on while the machine is suspended
     void c_signal "natcore_signal" (int fd) noexcept
     void c_drain "natcore_drain" (int fd) noexcept
 
@@ -108,7 +111,7 @@ cdef uint64_t clock_of(const Loop* loop) noexcept nogil:
 cdef inline bint is_fenced(const Loop* loop) noexcept nogil:
     """Whether another gateway may translate now in place of this one (python/natcore/peer/lease.py)."""
     cdef uint64_t fence_ns = load_relaxed64(&loop.worker.shared.fence_ns)
-    return unlikely(fence_ns != 0) and monotonic_ns() >= fence_ns
+    return unlikely(fence_ns != 0) and boot_ns() >= fence_ns
 
 
 cdef bint lock_unless_fenced(Loop* loop) noexcept nogil:

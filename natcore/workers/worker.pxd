@@ -54,7 +54,7 @@ cdef struct Shared:             # state common to a gateway's workers; packets o
     uint32_t opened_second      # of the gateway's clock, modulo 2^32
     uint32_t opened             # sessions opened from inside in that second
     uint8_t sessions_warned       # threshold event sent and not rearmed
-    uint64_t fence_ns           # CLOCK_MONOTONIC from which on planes translate and send nothing; 0: there is none; atomic
+    uint64_t fence_ns           # CLOCK_BOOTTIME from which on planes translate and send nothing; 0: there is none; atomic
     uint32_t defer_ms           # how long planes hold back a frame of a new session (io/deferred_frames.pxd); 0: not; atomic
     uint32_t defer_cycle        # number of the cycle in which a standby is told now; atomic
     uint32_t defer_acknowledged  # the newest one that it has acknowledged; atomic

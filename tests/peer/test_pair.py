@@ -15,7 +15,7 @@ from natcore.api.peer import Fence
 from natcore.internal.parts import parts_of
 from natcore.peer import pair as pair_module
 from natcore.peer.channel import Address, Channel, Credentials, parse_address
-from natcore.peer.lease import Voter
+from natcore.peer.lease import Voter, clock
 from natcore.peer.messages import Kind, Message
 from natcore.peer.pair import Pair, PeerSettings
 from natcore.peer.server import Server
@@ -243,7 +243,7 @@ def test_a_voter_counts_only_if_it_is_the_one_that_is_meant_and_lends_for_the_sa
 ) -> None:
     """Else a vote would count twice, or longer than it was lent."""
     own, third = (Address("127.0.0.1", port) for port in free_ports(2))
-    started = time.monotonic() - 10
+    started = clock() - 10
     with (
         Server(third, credentials, voter=Voter(name, lease, started), about=dict),
         Server(own, credentials, voter=Voter("a", LEASE, started), about=dict) as server,
@@ -274,7 +274,7 @@ def test_with_a_witness_the_standby_takes_over_by_itself_and_never_both_translat
 ) -> None:
     [port] = free_ports(1)
     at = Address("127.0.0.1", port)
-    voter = Voter("witness", LEASE, time.monotonic())
+    voter = Voter("witness", LEASE, clock())
     with Server(at, credentials, voter=voter, about=lambda: {"role": "witness"}):
         a, b = nodes(witness=at)
         until(lambda: a.pair.chosen.is_set() or b.pair.chosen.is_set())
@@ -285,7 +285,7 @@ def test_with_a_witness_the_standby_takes_over_by_itself_and_never_both_translat
         assert first.pair.may_translate
         assert not second.pair.may_translate
         fence = Fence(parts_of(gateway).core.workers)
-        assert 0 < fence.until_ns() / 1e9 - time.monotonic() < LEASE
+        assert 0 < fence.until_ns() / 1e9 - clock() < LEASE
         before = sessions_of(gateway)
         # the process is gone at once: it listens no more, and asks no more
         first.pair._closed.set()
@@ -295,7 +295,7 @@ def test_with_a_witness_the_standby_takes_over_by_itself_and_never_both_translat
         promoted = second.begin()
         assert second.pair.may_translate
         assert not first.pair.may_translate
-        assert fence.until_ns() / 1e9 < time.monotonic()
+        assert fence.until_ns() / 1e9 < clock()
         assert sessions_of(promoted) == before
 
 
@@ -315,7 +315,7 @@ def test_where_neither_has_an_image_the_one_with_the_newer_state_goes_first(
     [port] = free_ports(1)
     at = Address("127.0.0.1", port)
     a, b = nodes(witness=at, saved=saved)
-    voter = Voter("witness", LEASE, time.monotonic())
+    voter = Voter("witness", LEASE, clock())
     with Server(at, credentials, voter=voter, about=lambda: {"role": "witness"}):
         until(lambda: a.pair.chosen.is_set() or b.pair.chosen.is_set())
         assert [node.pair.chosen.is_set() for node in (a, b)] == [first == "a", first == "b"]
@@ -324,7 +324,7 @@ def test_where_neither_has_an_image_the_one_with_the_newer_state_goes_first(
 def test_a_stranger_is_told_nothing(credentials: Credentials, other_credentials: Credentials) -> None:
     [port] = free_ports(1)
     at = Address("127.0.0.1", port)
-    voter = Voter("witness", LEASE, time.monotonic() - 10)
+    voter = Voter("witness", LEASE, clock() - 10)
     with Server(at, credentials, voter=voter, about=lambda: {"role": "witness"}):
         for theirs in (
             other_credentials,
@@ -343,7 +343,7 @@ def test_a_stranger_is_told_nothing(credentials: Credentials, other_credentials:
             with suppress(ConnectionResetError):
                 while plain.recv(4096):  # an alert, and the end
                     pass
-    assert voter.holder(time.monotonic()) is None
+    assert voter.holder(clock()) is None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pytest
 
 from natcore.demo.namespaces import Network
 from natcore.peer.channel import Address
-from natcore.peer.lease import Voter
+from natcore.peer.lease import Voter, clock
 from natcore.peer.server import Server
 from natcore.peer.voting import WITNESS, Voting
 from natcore.service import witness
@@ -41,13 +40,13 @@ def test_a_witness_lends_its_vote_and_ends_in_order(tmp_path: Path) -> None:
             host, _, port = told[0][1]["listen"].rpartition(":")
             own = Address("127.0.0.1", 0)
             others = {"gw-b": Address("127.0.0.1", 1), WITNESS: Address(host, int(port))}
-            voter = Voter("gw-a", 0.5, time.monotonic() - 1)
+            voter = Voter("gw-a", 0.5, clock() - 1)
             with (
                 Server(own, credentials, voter=voter, about=dict) as server,
                 Voting("gw-a", server, others, credentials, 0.5, lambda until: None) as voting,
             ):
                 voting.begin()
-                until(lambda: voting.until > time.monotonic())
+                until(lambda: voting.until > clock())
                 until(lambda: ("vote", {"lent_to": "gw-a"}) in told)
             until(lambda: ("vote", {"lent_to": "no one"}) in told)
         except BaseException as error:

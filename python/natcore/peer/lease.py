@@ -6,8 +6,9 @@ the votes of a majority. Any two majorities have a voter in common, so two gatew
 
 A gateway counts a vote from the moment when it asked, the voter from the moment when it was asked, which is later: so the
 gateway's time is over first, whatever the way there and back takes. Clocks need not agree; they must run as fast, within
-`DRIFT`. They are CLOCK_MONOTONIC, which stands still while a machine is suspended: do not suspend one of the pair. A voter that
-was started anew does not know who has its vote, and lends it to none for one duration.
+`DRIFT`. They are CLOCK_BOOTTIME (`clock`), which goes on while a machine is suspended: it wakes up without a vote. Those of
+a virtual machine that its host pauses stand still: do not pause one of the pair. A voter that was started anew does not know
+who has its vote, and lends it to none for one duration.
 
 What follows. Whichever gateway, or the witness, dies or is cut off, two are left that hear each other, and one of the gateways
 among them translates. Two that hear each other and are not enough for a majority translate nothing: without a third place, the
@@ -17,10 +18,16 @@ after two durations gives back what it has, and begins again a random moment lat
 
 from __future__ import annotations
 
+import time
 from typing import NamedTuple
 
 DRIFT = 0.01  # how much faster one clock may run than another
 MARGIN = 0.1  # of the duration: what is over that much sooner, a gateway does not count on
+
+
+def clock() -> float:
+    """Return the moment from which votes are counted, in seconds."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Ballot(NamedTuple):

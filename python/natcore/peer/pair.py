@@ -36,7 +36,7 @@ from natcore.internal.redaction import show
 from natcore.peer.channel import Address, Channel, Credentials
 from natcore.peer.deferral import Deferral
 from natcore.peer.feed import Feed
-from natcore.peer.lease import Voter
+from natcore.peer.lease import Voter, clock
 from natcore.peer.messages import ACK, Kind, Message
 from natcore.peer.server import Server
 from natcore.peer.standby import Standby
@@ -134,7 +134,7 @@ class Pair(Closing):
         """Whether the other gateway has the sessions that this one had when it was active last."""
         self._other_saved: float | None = None  # the other one's, by its last word as a standby
         self._other_heard = float("inf")  # when it was heard first, since this one is a standby
-        voter = None if settings.witness is None else Voter(settings.name, settings.lease, time.monotonic())
+        voter = None if settings.witness is None else Voter(settings.name, settings.lease, clock())
         self._server = Server(
             settings.listen, settings.credentials, voter=voter, about=self._about, stream=self._serve_stream
         )
@@ -301,7 +301,7 @@ class Pair(Closing):
     @property
     def lease_seconds(self) -> float | None:
         """How long this gateway may translate unless more votes come; 0: it may not. None: there is no witness."""
-        return None if self._voting is None else max(0.0, self._voting.until - time.monotonic())
+        return None if self._voting is None else max(0.0, self._voting.until - clock())
 
     @property
     def holders(self) -> dict[str, str | None]:
@@ -326,7 +326,7 @@ class Pair(Closing):
     @property
     def may_translate(self) -> bool:
         """Whether this gateway is active, and has the votes that it needs."""
-        return self.role == "active" and (self._voting is None or time.monotonic() < self._voting.until)
+        return self.role == "active" and (self._voting is None or clock() < self._voting.until)
 
     def close(self) -> None:
         """End. A gateway that forwards must have been stopped. Idempotent."""
@@ -595,11 +595,11 @@ class Pair(Closing):
                         self._moments = {"asked": now}
                 else:
                     voting.end()
-                if voting.until > now:
+                if voting.until > clock():
                     self.chosen.set()
-            elif self.role == "standby" and now > voting.until:
+            elif self.role == "standby" and clock() > voting.until:
                 self.chosen.clear()  # its owner was not there in time
-            elif self.role == "active" and now > voting.until + lease and self._is_replaced():
+            elif self.role == "active" and clock() > voting.until + lease and self._is_replaced():
                 with self._lock:
                     if self.role == "active":
                         self.role, self.handed_on = "stopping", True
@@ -613,5 +613,5 @@ class Pair(Closing):
 
 
 def _ns(until: float) -> int:
-    """Return time.monotonic() as a fence; 1, which is over, for none."""
+    """Return a moment of `lease.clock` as a fence; 1, which is over, for none."""
     return max(1, int(until * 1e9)) if until > 0 else 1

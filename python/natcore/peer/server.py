@@ -16,7 +16,7 @@ from natcore.errors import Error, PeerError
 from natcore.internal import threads
 from natcore.internal.closing import Closing
 from natcore.peer.channel import Address, Channel, Credentials
-from natcore.peer.lease import Ballot, Voter
+from natcore.peer.lease import Ballot, Voter, clock
 from natcore.peer.messages import Kind, Message
 
 MOST_CONNECTIONS = 16
@@ -112,7 +112,7 @@ class Server(Closing):
         with self._voter_lock:
             if self._voter is None:
                 return Ballot("", False, turn), None
-            now = time.monotonic()
+            now = clock()
             if back:
                 self._voter.give_back(who, turn, now)
                 return Ballot(self._voter.name, False, turn), self._voter.holder(now)
@@ -122,7 +122,7 @@ class Server(Closing):
     def holder(self) -> str | None:
         """Who has the vote of this place now; None: none, or none that it knows."""
         with self._voter_lock:
-            return None if self._voter is None else self._voter.holder(time.monotonic())
+            return None if self._voter is None else self._voter.holder(clock())
 
     def close(self) -> None:
         """Listen no more; connections end. Idempotent."""

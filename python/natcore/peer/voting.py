@@ -6,7 +6,6 @@ import json
 import logging
 import random
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -16,7 +15,7 @@ from natcore.internal import threads
 from natcore.internal.closing import Closing
 from natcore.internal.redaction import show
 from natcore.peer.channel import Address, Channel, Credentials
-from natcore.peer.lease import Ballot, Candidate
+from natcore.peer.lease import Ballot, Candidate, clock
 from natcore.peer.messages import Kind, Message
 from natcore.peer.server import Server
 
@@ -32,7 +31,7 @@ class Voting(Closing):
     """Asks for votes from `begin` to `end`, and tells until when the gateway may translate.
 
     name: of this gateway. server: has the vote of this place. others: the other voters by name. changed: called with the moment
-    until which the gateway may translate (time.monotonic; -inf: not at all), whenever an answer came; it must not block.
+    until which the gateway may translate (`lease.clock`; -inf: not at all), whenever an answer came; it must not block.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class Voting(Closing):
         with self._lock:
             if self._wanted:
                 return False
-            self._wanted, self._begun = True, time.monotonic()
+            self._wanted, self._begun = True, clock()
             self._turn_about()
             return True
 
@@ -100,7 +99,7 @@ class Voting(Closing):
     def _may_ask(self) -> bool:
         """Whether to ask now. Who has waited for a majority for two durations lets others have theirs, and begins again."""
         with self._lock:
-            now = time.monotonic()
+            now = clock()
             if not self._wanted or now < self._pause:
                 return False
             if self._candidate.may_translate(now):
@@ -120,7 +119,7 @@ class Voting(Closing):
             if self._may_ask():
                 with self._lock:
                     name = self._candidate.name
-                    turn = self._candidate.asks(name, time.monotonic())
+                    turn = self._candidate.asks(name, clock())
                     ballot, holder = self._server.ask(name, turn)
                     self._hear(ballot, holder)
                 pause = self._pause_after(ballot)
@@ -158,17 +157,17 @@ class Voting(Closing):
 
     def _ask_over(self, channel: Channel, voter: str) -> None:
         given_back, course, pause = -1, 0, 0.0
-        said_at = time.monotonic()
+        said_at = clock()
         while not self._closed.is_set():
             course = self._wait(course, pause)
             pause = self._duration / ROUNDS
             back = self._given_back > given_back
             if not back and not self._may_ask():
-                if time.monotonic() - said_at < KEEP_SECONDS:
+                if clock() - said_at < KEEP_SECONDS:
                     continue
                 back = True
             with self._lock:
-                said_at = time.monotonic()
+                said_at = clock()
                 turn = self._given_back if back else self._candidate.asks(voter, said_at)
             said = {"who": self._candidate.name, "turn": turn, "back": back}
             channel.send(Message(Kind.ASK, 0, 0, json.dumps(said).encode()))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 from natcore.peer.channel import Address, Credentials
-from natcore.peer.lease import Voter
+from natcore.peer.lease import Voter, clock
 from natcore.peer.server import Server
 from natcore.peer.voting import WITNESS
 from natcore.service.notify import Notifier
@@ -31,7 +30,7 @@ def run(listen: Address, credentials: Credentials, lease: float, report: Report)
         signal.signal(number, lambda *_: asked.set())
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     notifier = Notifier()
-    voter = Voter(WITNESS, lease, time.monotonic())
+    voter = Voter(WITNESS, lease, clock())
     with Server(listen, credentials, voter=voter, about=lambda: {"name": WITNESS, "role": WITNESS}) as server:
         report("started", {"listen": f"{listen.host}:{server.port}", "lease": lease})
         notifier.ready()
