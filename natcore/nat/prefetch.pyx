@@ -11,7 +11,7 @@ from natcore.tables.mappings cimport (
 )
 from natcore.packet.parse cimport Packet
 from natcore.tables.ports cimport (
-    PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, Pool, PortMap, Ports, address_try, has_ports, in_pool, random_after,
+    PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, Address, Pool, Ports, address_try, has_ports, in_pool, random_after,
     port_predict, space_of,
 )
 from natcore.tables.entries cimport SnatRule, snat_rule
@@ -42,34 +42,47 @@ cdef inline const Bucket* inbound_bucket(const Worker* worker, const Packet* pac
     return bucket_of(&worker.sessions.index[IN], flow_hash(&worker.sessions.key, addresses, ports, packet.protocol))
 
 
-cdef bint prefetch_admission(const Worker* worker, const Packet* packet, uint32_t allocations) noexcept nogil:
-    """Prefetches for a packet from inside; whether it will allocate a port. allocations: those predicted before it."""
-    cdef const Mappings* table = &worker.mappings
-    cdef const Ports* ports = table.ports
-    cdef const SnatRule* rule
-    cdef PortMap* map
-    cdef MappingKey key
-    cdef uint32_t number, address, port
+cdef bint predict_allocation(const Worker* worker, const Packet* packet, uint32_t allocations, uint32_t* address,
+                             uint32_t* port) noexcept nogil:
+    """Whether a packet from inside, which has no mapping, will consume a random number for the port that it allocates.
+
+    address, port: those that it gets by that number, by index and in host order; NONE: not predicted, since the tries were in
+    use, though others are free.
+    """
+    cdef const Ports* ports = worker.mappings.ports
+    cdef const SnatRule* rule = snat_rule(worker.rules, bswap32(packet.ip.source)) if worker.rules != NULL else NULL
+    cdef uint32_t space = space_of(packet.protocol)
     cdef uint64_t random
+    if rule == NULL or ports.policy == PORTS_BLOCK or ports.policy == PORTS_DETERMINISTIC:
+        return False
+    random = random_after(ports, allocations)
+    port[0] = NONE
+    address[0] = likely_address(&worker.mappings, &rule.pool, packet.ip.source, space, random)
+    if address[0] != NONE:
+        port[0] = port_predict(ports, &ports.addresses[address[0]].maps[space], bswap16(<uint16_t>packet.ports), random,
+                               worker.mappings.worker)
+    return True
+
+
+cdef bint prefetch_admission(const Worker* worker, const Packet* packet, uint32_t allocations) noexcept nogil:
+    """Prefetches for a packet from inside; whether it will consume the random number of an allocation. allocations: those
+    predicted before it."""
+    cdef const Mappings* table = &worker.mappings
+    cdef const Address* outside
+    cdef MappingKey key
+    cdef uint32_t space = space_of(packet.protocol), number, address = NONE, port = NONE
     if not has_ports(packet.protocol):
         return False
-    dynamic_key(&key, packet.addresses, packet.ports, packet.protocol, worker.configuration.mapping[space_of(packet.protocol)])
+    dynamic_key(&key, packet.addresses, packet.ports, packet.protocol, worker.configuration.mapping[space])
     number = mapping_find(table, &key)
     if number != NONE:
         prefetch_write(inbound_bucket(worker, packet, table.mappings[number].outside_ip,
                                       table.mappings[number].outside_port))
         return False
-    rule = snat_rule(worker.rules, bswap32(packet.ip.source)) if worker.rules != NULL else NULL
-    if rule == NULL or ports.policy == PORTS_BLOCK or ports.policy == PORTS_DETERMINISTIC:
+    if not predict_allocation(worker, packet, allocations, &address, &port):
         return False
-    random = random_after(ports, allocations)
-    address = likely_address(table, &rule.pool, packet.ip.source, space_of(packet.protocol), random)
-    if address == NONE:
-        return False
-    map = &ports.addresses[address].maps[space_of(packet.protocol)]
-    port = port_predict(ports, map, bswap16(<uint16_t>packet.ports), random, table.worker)
-    if port == NONE:
-        return False
-    prefetch_write(&map.cells[port])
-    prefetch_write(inbound_bucket(worker, packet, ports.addresses[address].ip, bswap16(<uint16_t>port)))
+    if port != NONE:
+        outside = &table.ports.addresses[address]
+        prefetch_write(&outside.maps[space].cells[port])
+        prefetch_write(inbound_bucket(worker, packet, outside.ip, bswap16(<uint16_t>port)))
     return True

@@ -11,6 +11,7 @@ from natcore.tables.tcp_state cimport TCP_INIT_IN, TCP_INIT_OUT, TCP_PICKED, TCP
 from natcore.workers.locks cimport lock, unlock
 from natcore.nat.clock cimport tick
 from natcore.nat.pipeline cimport translate
+from natcore.nat.prefetch cimport predict_allocation
 from natcore.base.checksum cimport checksum, combine, delta16, delta32, fold, update, update_partial
 from natcore.base.compiler cimport bswap32
 from natcore.base.flow_hash cimport HashKey, flow_hash, has_aes, hash_aes, siphash13
@@ -22,6 +23,7 @@ from natcore.base.chacha20 cimport Random, random32, random_below, random_seed
 from natcore.base.freelist cimport Freelist, freelist_init, freelist_give, freelist_take
 from natcore.workers.worker cimport Shared, Worker
 from natcore.packet.checksum_offload cimport finish_checksum
+from natcore.packet.parse cimport Packet, parse
 
 
 # ---- checksum --------------------------------------------------------------------------------------------------------
@@ -333,6 +335,27 @@ def translate_frame(capsule, bytes frame not None, uint8_t side, uint64_t now_ns
     translate(worker_of(capsule), &one, 1, now_ns)
     unlock(worker_of(capsule))
     return one.verdict, copy[:one.length]
+
+
+def predict_ports(capsule, list frames not None):
+    """The outside ports that Ethernet frames from inside will get by the next allocations, as prefetching predicts them; None:
+    not predicted."""
+    cdef Worker* worker = worker_of(capsule)
+    cdef uint32_t allocations = 0, address = NONE, port = NONE
+    cdef Packet packet
+    cdef Frame one
+    cdef list ports = []
+    lock(worker)
+    for frame in frames:
+        one.data = <uint8_t*>PyBytes_AS_STRING(frame)
+        one.length = <uint32_t>len(frame)
+        one.flags = 0
+        one.side = 0
+        parse(&one, &packet, True, &worker.sessions.key)
+        allocations += predict_allocation(worker, &packet, allocations, &address, &port)
+        ports.append(None if port == NONE else port)
+    unlock(worker)
+    return ports
 
 
 def tick_worker(capsule, uint64_t now_ns):
