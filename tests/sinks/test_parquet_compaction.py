@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from natcore import ConfigurationError
+from natcore.sessionlog import file_metadata
 from natcore.sessionlog.facts import cover_row
 from natcore.sinks import ParquetSink, _parquet_compaction, _parquet_folder
-from natcore.sinks._parquet_folder import COMPACTED, Folder, compaction_lines, read_footer
+from natcore.sinks._parquet_folder import COMPACTED, Compaction, Folder, compaction_lines, read_footer
 from natcore.sinks.compaction import Compacted, compact
 from natcore.who.anchor import Anchor
+from natcore.who.files import LocalFiles, Wanted
 from natcore.who.query import Store, what, who
+from natcore.who.source import DamagedPart
+from natcore.who.usage import top
 from natcore.who.verify import verify
 from support.lives import ANN, BOB, EPOCH, Log, at, label
 
@@ -83,9 +87,8 @@ def test_row_groups_end_where_the_endpoints_address_or_protocol_does(
     monkeypatch.setattr(_parquet_compaction, "GROUP_ROWS", 10)
     chance = np.random.default_rng(seed)
     keys = sorted(zip(chance.integers(0, 4, 60).tolist(), chance.choice([6, 17], 60).tolist(), strict=True))[: 3 * seed]
-    texts = pa.array([f"203.0.113.{address}" for address, _ in keys], pa.string()).dictionary_encode()
-    table = pa.table({"nat_ip": texts, "protocol": pa.array([protocol for _, protocol in keys], pa.uint8())})
-    groups = _parquet_compaction.row_groups(table)
+    numbers = np.array([address << 8 | protocol for address, protocol in keys])
+    groups = _parquet_compaction.row_groups(numbers)
     assert sum(groups) == len(keys) and all(0 < rows <= 10 for rows in groups)
     ends = np.cumsum(groups).tolist()
     for begin, end in zip([0, *ends], ends, strict=False):
@@ -290,3 +293,169 @@ def test_a_files_name_is_never_another_ones(tmp_path: Path) -> None:
     ParquetSink(log.folder).open()  # it removes what was put together before a crash
     rows = sum(pq.read_metadata(each).num_rows for each in log.folder.glob("*.parquet"))
     assert rows == sum(map(len, batches))
+
+
+@pytest.fixture
+def sorted_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Its compacted files have several row groups each."""
+    monkeypatch.setattr(_parquet_compaction, "GROUP_ROWS", 5)
+    assert compact(folder, now=LATE).files > 0
+    return folder
+
+
+def lines_of(folder: Path) -> list[Compaction]:
+    return [line for line, _ in compaction_lines(folder)]
+
+
+def largest(folder: Path) -> tuple[Compaction, file_metadata.Footer]:
+    """The compacted file with most rows."""
+    line = max(lines_of(folder), key=lambda line: line.rows)
+    footer = read_footer(folder / line.file)
+    assert footer is not None and len(footer.groups) > 3
+    return line, footer
+
+
+def changed(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_file_tells_what_each_row_group_has_and_the_manifest_what_the_file_tells(sorted_folder: Path) -> None:
+    for line in lines_of(sorted_folder):
+        path = sorted_folder / line.file
+        data, file, footer = path.read_bytes(), pq.ParquetFile(path), read_footer(path)
+        assert footer is not None and len(footer.groups) == file.metadata.num_row_groups
+        begin = 0
+        for place, group in enumerate(footer.groups):
+            told, table = file.metadata.row_group(place), file.read_row_group(place)
+            chunks = [told.column(column) for column in range(told.num_columns)]
+            firsts = [chunk.dictionary_page_offset or chunk.data_page_offset for chunk in chunks]
+            assert begin <= min(firsts) and max(firsts) < group.end and group.rows == len(table)
+            assert sum(chunk.total_compressed_size for chunk in chunks) == group.end - max(begin, 4)
+            assert hashlib.sha256(data[begin : group.end]).hexdigest() == group.sha256
+            rows = table.to_pylist()
+            for name, bounds in (
+                ("nat_ip", group.addresses), ("protocol", group.protocols), ("nat_port", group.ports), ("eip", group.eips),
+            ):  # fmt: skip
+                values = [row[name] for row in rows if row[name] is not None]
+                assert bounds == ((min(values), max(values)) if values else None)
+            for name in ("pri_ip", "nat_ip", "kind"):  # no value of another row group is in its dictionaries
+                assert set(table[name].chunk(0).dictionary.to_pylist()) == {row[name] for row in rows}
+            begin = group.end
+        assert begin + line.tail_bytes == len(data) == line.size_bytes
+        assert hashlib.sha256(data[begin:]).hexdigest() == line.tail_sha256
+
+
+def test_a_question_of_an_endpoint_reads_the_row_groups_that_can_have_it(
+    sorted_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole: list[str] = []
+    read: dict[str, int] = {}
+    real, real_whole = LocalFiles.fetch_pieces, LocalFiles.sha256
+
+    def fetch_pieces(self: LocalFiles, path: str, wanted: Wanted) -> Any:
+        for piece in wanted.pieces or ():
+            read[path] = read.get(path, 0) + piece.end - piece.start
+        return real(self, path, wanted)
+
+    monkeypatch.setattr(LocalFiles, "fetch_pieces", fetch_pieces)
+    monkeypatch.setattr(LocalFiles, "sha256", lambda self, path: whole.append(path) or real_whole(self, path))
+    store = Store(sorted_folder)
+    line, footer = largest(sorted_folder)
+    path = str(sorted_folder / line.file)
+    for _ in range(2):  # each is read once
+        assert who(store, "203.0.113.1", 3998, protocol="tcp", at=at(1050)).status == "exact"
+    groups = [
+        group.end - before
+        for before, group in zip((0, *(each.end for each in footer.groups)), footer.groups, strict=False)
+    ]
+    assert line.tail_bytes < read[path] <= line.tail_bytes + 2 * max(groups) and path not in whole
+    assert top(store) == top(Store(sorted_folder))  # all rows are read: so are the other row groups
+    assert read[path] >= line.size_bytes
+
+
+def test_a_damaged_row_group_is_a_gap_of_what_it_could_hold(sorted_folder: Path) -> None:
+    line, footer = largest(sorted_folder)
+    before = answers(sorted_folder)
+    assert [who(sorted_folder, "203.0.113.1", port, protocol="tcp", at=at(1050)).status for port in (4000, 3998)] == [
+        "exact"
+    ] * 2
+    place = next(at for at, group in enumerate(footer.groups) if group.ports[0] <= 3998 <= group.ports[1])
+    assert footer.groups[place].ports[1] != 4000
+    changed(sorted_folder / line.file, footer.groups[place].end - 3)
+    store = Store(sorted_folder)
+    for _ in range(2):  # in any order
+        assert who(store, "203.0.113.1", 3998, protocol="tcp", at=at(1050)).status == "gap"
+        assert who(store, "203.0.113.1", 4000, protocol="tcp", at=at(1050)).status == "exact"
+    assert who(store, "203.0.113.1", 4000, protocol="tcp", at=at(-5), tolerance=0) == before[0]
+    assert what(store, "10.0.0.5", at=at(5), until=at(9000)).status == "incomplete"  # it may be in any row group
+    with pytest.raises(DamagedPart):
+        top(store)
+    assert "compacted.jsonl knew it otherwise" in str(verify(sorted_folder).findings)
+
+
+@pytest.mark.parametrize("place", ["first", "tail", "end"])
+def test_without_its_tail_or_its_length_a_sorted_file_is_a_gap_of_all_it_has(sorted_folder: Path, place: str) -> None:
+    line, _ = largest(sorted_folder)
+    path = sorted_folder / line.file
+    if place == "first":
+        path.write_bytes(path.read_bytes()[1:])
+    elif place == "end":
+        path.write_bytes(path.read_bytes() + b"x")
+    else:
+        changed(path, line.size_bytes - line.tail_bytes + 20)
+    store = Store(sorted_folder)
+    assert [who(store, "203.0.113.1", port, protocol="tcp", at=at(1050)).status for port in (4000, 3998)] == ["gap"] * 2
+
+
+def test_rows_of_other_row_groups_are_not_believed(sorted_folder: Path) -> None:
+    """Whatever a reader of Parquet makes of the conditions."""
+    line, footer = largest(sorted_folder)
+    store = Store(sorted_folder)
+    (part,) = (part for part in store.parts() if part.name.endswith(line.file))
+    for chosen in ([1], [0, 2], range(len(footer.groups))):
+        found = store.rows("filename, number", "true", {}, [part], {part.name: list(chosen)})
+        assert len(found) == sum(footer.groups[group].rows for group in chosen)
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_of_many_addresses_either_one_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_old: bool) -> None:
+    """The footer does not name them all then."""
+    monkeypatch.setattr(_parquet_compaction, "GROUP_ROWS", 5)
+    monkeypatch.setattr(file_metadata, "_MOST_ADDRESSES", 1)
+    log = Log(tmp_path / "log").tick(0)
+    for number in range(40):
+        log.session(number + 1, ANN + number, 10 + number, [(10 + number, 60 + number)], 60 + number, port=5000 + number,
+                    nat_ip=0xCB007101 + number % 4, eip=0xC6336401 + number % 4 if number % 4 else 0)  # fmt: skip
+        if number % 8 == 7:
+            log.tick(100 + number).write()
+    log.tick(7000).write()
+    if is_old:
+        as_before(monkeypatch)
+    questions = [
+        (address, 5000 + number, at(20 + number)) for number in (1, 3, 20, 38)
+        for address in (f"203.0.113.{1 + number % 4}", f"198.51.100.{1 + number % 4}")
+    ]  # fmt: skip
+    before = [who(log.folder, address, port, protocol="tcp", at=time) for address, port, time in questions]
+    assert {answer.status for answer in before} == {"exact", "gap"} and before[1].status == "exact"
+    assert compact(log.folder, now=LATE).files == 1
+    (footer,) = (footer for path in log.folder.glob("*.parquet") if (footer := read_footer(path)) and footer.order)
+    assert footer.addresses is None and bool(footer.groups) is not is_old
+    assert [who(log.folder, address, port, protocol="tcp", at=time) for address, port, time in questions] == before
+
+
+def as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compaction as it was, and as it is with an older pyarrow."""
+    monkeypatch.delattr(pq.ParquetWriter, "add_key_value_metadata")
+
+
+def test_files_of_before_are_believed_as_a_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = answers(folder)
+    as_before(monkeypatch)
+    compact(folder, now=LATE)
+    assert answers(folder) == before and verify(folder).ok
+    line = lines_of(folder)[0]
+    assert not line.tail_bytes
+    changed(folder / line.file, 50)
+    assert who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(30)).status == "gap"

@@ -19,14 +19,16 @@ import pytest
 pytest.importorskip("moto", reason="needs moto[server] (PyPI)")
 
 from natcore import ConfigurationError, Error
-from natcore.sinks import ParquetSink, _parquet_folder
-from natcore.sinks._parquet_folder import Lock, roll_seconds_of
+from natcore.sinks import ParquetSink, _parquet_compaction, _parquet_folder
+from natcore.sinks._parquet_folder import Lock, compaction_lines, read_footer, roll_seconds_of
 from natcore.sinks.compaction import compact
 from natcore.who.bucket import Bucket
 from natcore.who.evidence import ask_all
+from natcore.who.files import Piece, Wanted
 from natcore.who.places import source_at
 from natcore.who.query import Store, what, who
 from natcore.who.question import Question
+from natcore.who.source import DamagedPart
 from natcore.who.upload import upload
 from natcore.who.usage import export, port_usage, top
 from natcore.who.verify import verify
@@ -150,6 +152,50 @@ def test_compacted_files_are_read_by_the_manifest(storage: ObjectStorage, tmp_pa
     storage.delete(f"{bucket.top}/compacted.jsonl")
     assert "gap" in asked(storage, bucket)
     assert not verify(bucket).ok
+
+
+def test_of_a_compacted_file_the_row_groups_that_are_sought_are_read(
+    storage: ObjectStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_parquet_compaction, "GROUP_ROWS", 4)
+    log = Log(tmp_path / "log").tick(0)
+    for number in range(60):
+        log.session(number, ANN, 10 + number, [(10 + number, 40 + number)], 40 + number, port=4000 + number)
+        if number % 20 == 19:
+            log.tick(60 + number).write()
+    log.tick(7200).write()
+    folder, bucket = log.folder, storage.bucket()
+    assert compact(folder).files == 1
+    upload(folder, bucket)
+    (line, _), *_ = compaction_lines(folder)
+    footer = read_footer(folder / line.file)
+    assert footer is not None and len(footer.groups) > 30
+    read: list[int] = []
+    real = Bucket.fetch_pieces
+
+    def fetch_pieces(self: Bucket, path: str, wanted: Wanted) -> set[Piece]:
+        read.extend(piece.end - piece.start for piece in wanted.pieces or ())
+        return real(self, path, wanted)
+
+    monkeypatch.setattr(Bucket, "fetch_pieces", fetch_pieces)
+    ports = (4000, 4033, 4059, 4033)
+    for keep_bytes in (1 << 30, 0):  # with nothing kept each is read again
+        store, local = Store(storage.again(bucket.top, keep_bytes=keep_bytes)), Store(folder)
+        for port in ports:
+            asked = [who(each, PUBLIC, port, protocol="tcp", at=at(45)) for each in (store, local)]
+            assert asked[0] == asked[1] and asked[0].status in ("exact", "unused")
+        if keep_bytes:
+            assert len(read) <= 1 + 2 * len(set(ports)) and read[0] == line.tail_bytes
+        assert top(store) == top(local)
+    data = storage.get(f"{bucket.top}/{line.file}")
+    place = next(at for at, group in enumerate(footer.groups) if group.ports[0] <= 4033 <= group.ports[1])
+    end = footer.groups[place].end
+    storage.put(f"{bucket.top}/{line.file}", data[: end - 2] + bytes([data[end - 2] ^ 1]) + data[end - 1 :])
+    store = Store(storage.again(bucket.top))
+    statuses = [who(store, PUBLIC, port, protocol="tcp", at=at(45)).status for port in ports]
+    assert statuses == ["unused", "gap", "unused", "gap"]
+    with pytest.raises(DamagedPart):
+        top(store)
 
 
 def test_what_retention_removed_here_may_stay_there(storage: ObjectStorage, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from natcore.internal.extras import extra
@@ -12,7 +13,6 @@ with extra("parquet"):
 
 TEXT = pa.dictionary(pa.int32(), pa.string())
 TIME = pa.timestamp("us", tz="UTC")
-_OCTETS = pa.array([str(octet) for octet in range(256)])
 _MAYBE_NONE = ("eip", "window_time")  # 0 says that there is none
 
 
@@ -29,9 +29,15 @@ def column(values: Any, name: str, *, is_address: bool, is_time: bool) -> Any:
     return found
 
 
+@cache
+def _octets() -> Any:
+    """Return the texts of 0 to 255: made at the first call, since the first `pyarrow.array` imports pandas where it is there."""
+    return pa.array([str(octet) for octet in range(256)])
+
+
 def _dotted(addresses: Any) -> Any:
     """Return uint32 addresses in host order as dotted quads."""
-    octets = [_OCTETS.take(pc.bit_wise_and(pc.shift_right(addresses, shift), 255)) for shift in (24, 16, 8, 0)]
+    octets = [_octets().take(pc.bit_wise_and(pc.shift_right(addresses, shift), 255)) for shift in (24, 16, 8, 0)]
     return pc.binary_join_element_wise(*octets, ".")
 
 

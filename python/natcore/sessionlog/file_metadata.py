@@ -10,7 +10,7 @@ facts, JSON of what is in force by its end (facts.py); gaps, JSON of [start, end
 previous and previous_sha256, the file written before it in the folder ("": none); earlier, JSON of [name, SHA-256] of the
 files before that one; removals and compactions, the SHA-256 of the last line of removed.jsonl and of compacted.jsonl then;
 replaces, JSON of [name, SHA-256] of the files that it replaces: it holds their rows; order: how its rows are sorted ("": by
-number); labels: "1", it has the column label.
+number); labels: "1", it has the column label; groups, of a sorted file: JSON of its row groups (`Group`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ with extra("parquet"):
     import pyarrow.compute as pc
 
 FORMAT = "2"  # of the columns and the footer
+GROUPS = "groups"
 _MOST_ADDRESSES = 512
 _MOST_GAPS = 512  # of one file; more are recorded as one, from the first to the last
 
@@ -47,6 +48,29 @@ class LoggedGap(NamedTuple):
     reason: int
 
 
+class Group(NamedTuple):
+    """A row group of a sorted file: `rows` rows, and the SHA-256 of its bytes, which end at `end` and begin where those of the
+    group before it end (the first: at 0). Of its rows the least and the greatest nat_ip, protocol, nat_port and eip (None: no
+    row has one), addresses by the order of texts."""
+
+    end: int
+    rows: int
+    sha256: str
+    addresses: tuple[str, str]
+    protocols: tuple[int, int]
+    ports: tuple[int, int]
+    eips: tuple[str, str] | None
+
+    @classmethod
+    def decode(cls, end: int, rows: int, sha256: str, *bounds: Any) -> Group:
+        """Return the group of such a list in JSON."""
+        addresses, protocols, ports, eips = bounds
+        return cls(
+            int(end), int(rows), str(sha256), _both(addresses, str), _both(protocols, int), _both(ports, int),
+            None if eips is None else _both(eips, str),
+        )  # fmt: skip
+
+
 class Pair(NamedTuple):
     """An outside address as it is on the wire, and its EIP."""
 
@@ -57,7 +81,7 @@ class Pair(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Footer:
     """Times in microseconds since 1970. addresses None: not recorded. ranges: numbers, first and last, without a gap; blocks:
-    likewise, of rows of port blocks; events: of refusals and events."""
+    likewise, of rows of port blocks; events: of refusals and events; groups: of a sorted file (older ones have none)."""
 
     instance: str
     vpc_id: str
@@ -82,6 +106,7 @@ class Footer:
     blocks: tuple[Numbers, ...] = ()
     events: tuple[Numbers, ...] = ()
     has_labels: bool = True
+    groups: tuple[Group, ...] = ()
 
     @classmethod
     def of(cls, batch: Batch, facts: InForce | None = None) -> Footer:
@@ -168,9 +193,15 @@ def decode(metadata: Mapping[bytes, bytes]) -> Footer | None:
             blocks=tuple((int(first), int(last)) for first, last in json.loads(text.get("blocks", "[]"))),
             events=tuple((int(first), int(last)) for first, last in json.loads(text.get("events", "[]"))),
             has_labels="labels" in text,
+            groups=tuple(Group.decode(*each) for each in json.loads(text.get(GROUPS, "[]"))),
         )  # fmt: skip
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):  # it is damaged
         return None
+
+
+def _both(values: Any, kind: type) -> Any:
+    least, greatest = values
+    return kind(least), kind(greatest)
 
 
 def joined_ranges(ranges: Iterable[Numbers]) -> tuple[Numbers, ...]:

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -35,8 +35,8 @@ from natcore.internal.json_fields import compact, read_fields
 from natcore.internal.redaction import show, show_text
 from natcore.sessionlog.facts import NO_FACTS, InForce
 from natcore.sessionlog.file_metadata import Footer, decode
-from natcore.sinks._parquet_compaction import ORDER, chosen_parts, has_rows, joined_footer, row_groups, sorted_table
-from natcore.sinks._parquet_table import write_table
+from natcore.sinks._parquet_compaction import ORDER, SortedRows, chosen_parts, has_rows, joined_footer
+from natcore.sinks._parquet_table import Tail, write_groups, write_table
 
 with extra("parquet"):
     import pyarrow as pa
@@ -73,7 +73,8 @@ class Removal:
 @dataclass(frozen=True, slots=True)
 class Compaction:
     """A file of sorted rows that took the place of others. Times as of a Removal; at in seconds; parts: NAME=SHA-256 of
-    each, with spaces between them."""
+    each, with spaces between them. tail_bytes, tail_sha256: of the file's end, which tells the SHA-256 of each row group; 0: it
+    does not, and the file is believed as a whole."""
 
     file: str
     sha256: str
@@ -88,6 +89,8 @@ class Compaction:
     parts: str
     at: float
     before: str = ""  # SHA-256 of the line before
+    tail_bytes: int = 0
+    tail_sha256: str = ""
 
     @property
     def replaces(self) -> dict[str, str]:
@@ -344,7 +347,7 @@ class Folder:
 
     def write(self, stem: str, table: Any, footer: Footer) -> Kept:
         """Add a new durable file as the last one."""
-        kept = self._write(stem, table, footer)
+        kept = self._write(stem, footer, lambda file: write_table(table, file, footer.encode()))
         self._files.append(kept)
         self._tip = kept.path.name, kept.sha256
         self._seal()
@@ -352,7 +355,7 @@ class Folder:
 
     def merge(self, stem: str, table: Any, footer: Footer, parts: Sequence[Kept]) -> int:
         """Put a file in the place of the last ones; -> its size in bytes."""
-        kept = self._write(stem, table, footer)
+        kept = self._write(stem, footer, lambda file: write_table(table, file, footer.encode()))
         self._files = [*(each for each in self._files if each not in parts), kept]
         self._tip = kept.path.name, kept.sha256
         self._seal()
@@ -381,16 +384,16 @@ class Folder:
             footer, replaces=tuple((part.path.name, part.sha256) for part in parts), order=ORDER,
             removals=self.removals, compactions=self.compactions,
         )  # fmt: skip
-        table = sorted_table([part.path for part in parts])
+        rows, tails = SortedRows([part.path for part in parts]), list[Tail]()
         stem = f"{parts[0].path.name.partition('-')[0]}-{footer.run}-{footer.first_number:012d}"
-        kept = self._write(stem, table, footer, row_groups(table))
-        if not has_rows(kept.path, table):
+        kept = self._write(stem, footer, lambda file: tails.append(write_groups(rows.tables(), file, footer.encode())))
+        if not has_rows(kept.path, rows):
             remove(kept.path)
             raise OSError(f"{kept.path}: what was written is not what was read")
         line = encode_line(Compaction(
             kept.path.name, kept.sha256, footer.instance, footer.run, footer.first_number, footer.last_number,
-            footer.first_time, footer.last_time, len(table), kept.size_bytes,
-            " ".join(f"{name}={sha256}" for name, sha256 in footer.replaces), now, self.compactions,
+            footer.first_time, footer.last_time, len(rows), kept.size_bytes,
+            " ".join(f"{name}={sha256}" for name, sha256 in footer.replaces), now, self.compactions, *tails[0],
         ))  # fmt: skip
         _append(self.path / COMPACTED, line + b"\n")
         self.compactions = hashlib.sha256(line).hexdigest()
@@ -408,10 +411,10 @@ class Folder:
             self._gone.add(part.path.name)
             remove(part.path)
 
-    def _write(self, stem: str, table: Any, footer: Footer, groups: Sequence[int] | None = None) -> Kept:
+    def _write(self, stem: str, footer: Footer, fill: Callable[[BinaryIO], None]) -> Kept:
         path = self.free_path(stem)
         with replaced(path) as file:
-            write_table(table, file, footer.encode(), groups)
+            fill(file)
             size_bytes = file.tell()
             file.flush()
             file.seek(0)

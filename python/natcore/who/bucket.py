@@ -25,11 +25,12 @@ from urllib.parse import parse_qsl, urlsplit
 
 from natcore.errors import ConfigurationError, Error
 from natcore.internal.extras import extra
+from natcore.internal.files import write_all
 from natcore.internal.redaction import MASK, show, show_text
 from natcore.internal.validation import check_choice, check_integer, check_number, check_optional_text, check_url
 from natcore.sessionlog.file_metadata import Footer
 from natcore.sinks._parquet_folder import footer_in
-from natcore.who.files import Files, Listing, Stamp
+from natcore.who.files import Files, Listing, Piece, Stamp, Wanted, has_hash
 from natcore.who.source import PartsMoved
 
 with extra("parquet"):
@@ -209,6 +210,21 @@ class Bucket(Files):
             self._copies.add(sha256, file)
         return sha256
 
+    def fetch_pieces(self, path: str, wanted: Wanted) -> set[Piece]:
+        """Return those pieces of the object that have their SHA-256, and keep their bytes."""
+        found = set()
+        with self._answering(path), self._service.open_input_file(_key(path)) as file:
+            size = file.size()
+            for piece in wanted.pieces or ():
+                if piece.end > size:
+                    continue
+                file.seek(piece.start)
+                data = file.read(piece.end - piece.start)
+                if has_hash(piece, data):
+                    found.add(piece)
+                    self._copies.add_piece(_kept_as(wanted), piece, data)
+        return found
+
     def _hashed(self, path: str, copy: BinaryIO | None) -> str:
         digest = hashlib.sha256()
         with self._answering(path):
@@ -226,21 +242,24 @@ class Bucket(Files):
             stream.close()
 
     @contextmanager
-    def opened(self, paths: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    def opened(self, paths: Mapping[str, Wanted]) -> Iterator[dict[str, str]]:
         """Yield what was read of the objects; what is not kept any more is read again."""
-        with self._copies.pinned(paths.values()):
-            missing = [path for path, sha256 in paths.items() if not self._copies.has(sha256)]
+        with self._copies.pinned(map(_kept_as, paths.values())):
+            missing = [path for path, wanted in paths.items() if not self._copies.has(_kept_as(wanted), wanted.pieces)]
 
             def again(path: str) -> bool:
+                wanted = paths[path]
                 try:
-                    return self.fetch(path) == paths[path]
+                    if wanted.pieces is None:
+                        return self.fetch(path) == wanted.sha256
+                    return self.fetch_pieces(path, wanted).issuperset(wanted.pieces)
                 except OSError:
                     return False
 
             if not all(self.map(again, missing)):
                 self.refresh()
                 raise PartsMoved(f"{self.name}: files were put together or removed meanwhile; ask again")
-            yield {path: self._copies.path(sha256) for path, sha256 in paths.items()}
+            yield {path: self._copies.path(_kept_as(wanted)) for path, wanted in paths.items()}
 
     # ---- to write ----
 
@@ -279,32 +298,52 @@ class Bucket(Files):
             raise Error(f"{self.name}: the bucket does not answer as it should: {show_text(text)}") from None
 
 
+def _kept_as(wanted: Wanted) -> str:
+    """Return the name of a copy: of the whole object, or of some of its pieces."""
+    return wanted.sha256 if wanted.pieces is None else f"{wanted.sha256}-pieces"
+
+
 class _Copies:
-    """Files by their SHA-256, in a folder that goes with the process."""
+    """Files by their SHA-256, in a folder that goes with the process.
+
+    Of some only pieces are there, with holes between them. As these become more, the file gets another name each time:
+    DuckDB remembers what it read under one.
+    """
 
     def __init__(self, keep_bytes: int) -> None:
         self._keep_bytes = keep_bytes
         self._lock = threading.Lock()
         self._folder: Path | None = None
         self._sizes: dict[str, int] = {}  # the one that was wanted last is the last
+        self._pieces: dict[str, list[Piece]] = {}
         self._pins: Counter[str] = Counter()
 
-    def path(self, sha256: str) -> str:
-        return f"{self._folder}/{sha256}.parquet"
+    def path(self, name: str) -> str:
+        return self._path(name, len(self._pieces.get(name, ())))
 
-    def has(self, sha256: str) -> bool:
-        return sha256 in self._sizes
+    def _path(self, name: str, pieces: int) -> str:
+        return f"{self._folder}/{name}.{pieces}.parquet"
+
+    def has(self, name: str, pieces: Iterable[Piece] | None) -> bool:
+        """Return whether the copy is there; with these pieces, if it is of pieces."""
+        with self._lock:
+            return name in self._sizes and set(self._pieces.get(name, ())).issuperset(pieces or ())
 
     @contextmanager
     def draft(self) -> Iterator[BinaryIO]:
         """Yield a file to write a copy into."""
+        with self._written(), tempfile.NamedTemporaryFile(dir=self._folder) as file:
+            yield file  # type: ignore[misc]
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """Make the folder. Raises Error where this machine's disk cannot be written to."""
         try:
             with self._lock:
                 if self._folder is None:
                     self._folder = Path(tempfile.mkdtemp(prefix="natcore-"))
                     weakref.finalize(self, _remove, self._folder, os.getpid())
-            with tempfile.NamedTemporaryFile(dir=self._folder) as file:
-                yield file  # type: ignore[misc]
+            yield
         except OSError as error:
             if not isinstance(error.filename, str) or not error.filename.startswith(
                 SCHEME
@@ -317,19 +356,38 @@ class _Copies:
         file.flush()
         with self._lock:
             if sha256 not in self._sizes:
-                os.link(file.name, self.path(sha256))
+                os.link(file.name, self._path(sha256, 0))
             self._sizes[sha256] = file.tell()
             self._make_space()
 
+    def add_piece(self, name: str, piece: Piece, data: bytes) -> None:
+        """Keep a piece of a file at its place."""
+        with self._written(), self._lock:
+            there = self._pieces.setdefault(name, [])
+            if piece in there:
+                return
+            path = self._path(name, len(there) + 1)
+            if there:
+                os.link(self._path(name, len(there)), path)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.lseek(descriptor, piece.start, os.SEEK_SET)
+                write_all(descriptor, data)
+            finally:
+                os.close(descriptor)
+            there.append(piece)
+            self._sizes[name] = self._sizes.pop(name, 0) + len(data)
+            self._make_space()
+
     @contextmanager
-    def pinned(self, hashes: Iterable[str]) -> Iterator[None]:
+    def pinned(self, names: Iterable[str]) -> Iterator[None]:
         """Keep these meanwhile, if they are there."""
-        wanted = list(hashes)
+        wanted = list(names)
         with self._lock:
             self._pins.update(wanted)
-            for sha256 in wanted:
-                if sha256 in self._sizes:
-                    self._sizes[sha256] = self._sizes.pop(sha256)
+            for name in wanted:
+                if name in self._sizes:
+                    self._sizes[name] = self._sizes.pop(name)
         try:
             yield
         finally:
@@ -340,12 +398,13 @@ class _Copies:
 
     def _make_space(self) -> None:
         total = sum(self._sizes.values())
-        for sha256 in list(self._sizes):
+        for name in list(self._sizes):
             if total <= self._keep_bytes:
                 return
-            if not self._pins[sha256]:
-                total -= self._sizes.pop(sha256)
-                Path(self.path(sha256)).unlink(missing_ok=True)
+            if not self._pins[name]:
+                total -= self._sizes.pop(name)
+                for pieces in range(len(self._pieces.pop(name, ())) + 1):
+                    Path(self._path(name, pieces)).unlink(missing_ok=True)
 
 
 def _remove(folder: Path, process: int) -> None:

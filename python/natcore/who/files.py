@@ -5,17 +5,18 @@ Paths are texts; that of a file begins with its folder's and a slash. Whoever re
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 
 from natcore.errors import ConfigurationError, UntrustedFileError
-from natcore.internal.files import read_regular
+from natcore.internal.files import open_regular, read_regular
 from natcore.internal.redaction import show
 from natcore.sessionlog.file_metadata import Footer
 from natcore.sinks._parquet_folder import (
@@ -47,6 +48,21 @@ class Listing(NamedTuple):
     changed: int
     folders: list[str]
     files: list[str]
+
+
+class Piece(NamedTuple):
+    """The bytes of a file from `start` until `end`, and the SHA-256 that they were written with."""
+
+    start: int
+    end: int
+    sha256: str
+
+
+class Wanted(NamedTuple):
+    """What is read of a file: its SHA-256 as a whole, and its pieces; None: all of it."""
+
+    sha256: str
+    pieces: Sequence[Piece] | None = None
 
 
 class Files(ABC):
@@ -91,9 +107,13 @@ class Files(ABC):
         """As `sha256`; what was read is kept for `opened`, if reading it again is dear."""
         return self.sha256(path)
 
+    @abstractmethod
+    def fetch_pieces(self, path: str, wanted: Wanted) -> set[Piece]:
+        """Return those pieces of the file that have their SHA-256; kept as by `fetch`."""
+
     @contextmanager
-    def opened(self, paths: Mapping[str, str]) -> Iterator[dict[str, str]]:
-        """Yield the files that DuckDB reads, by path. paths: the SHA-256 of each that was fetched. Raises PartsMoved."""
+    def opened(self, paths: Mapping[str, Wanted]) -> Iterator[dict[str, str]]:
+        """Yield the files that DuckDB reads, by path. paths: what was fetched of each. Raises PartsMoved."""
         yield {path: path for path in paths}
 
     def map(self, function: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:
@@ -180,6 +200,21 @@ class LocalFiles(Files):
     def sha256(self, path: str) -> str:
         """Return the SHA-256 of the file, which must be a regular one."""
         return sha256_of(Path(path))
+
+    def fetch_pieces(self, path: str, wanted: Wanted) -> set[Piece]:
+        """Return those pieces of the file, which must be a regular one, that have their SHA-256."""
+        with os.fdopen(open_regular(Path(path)), "rb") as file:
+            return {piece for piece in wanted.pieces or () if has_hash(piece, _bytes_of(file, piece))}
+
+
+def _bytes_of(file: BinaryIO, piece: Piece) -> bytes:
+    file.seek(piece.start)
+    return file.read(piece.end - piece.start)
+
+
+def has_hash(piece: Piece, data: bytes) -> bool:
+    """Return whether these are the piece's bytes."""
+    return hashlib.sha256(data).hexdigest() == piece.sha256
 
 
 def files_at(name: str, where: Files | str | os.PathLike[str]) -> Files:

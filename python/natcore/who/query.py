@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
@@ -358,13 +358,15 @@ def found_for(
 
 def found_in(question: Question, source: Source | None, there: Waiting) -> Found:
     """Return the conclusion from a source, and from rows that waited before it was read."""
+    if source is None:
+        return _told(question, None, there)
+    without: set[str] = set()
     while True:
         try:
-            if source is None:
-                return _told(question, None, there)
-            return source.retried(lambda: _told(question, source, there))
+            return source.retried(lambda: _told(question, source, there, without))
         except DamagedPart as error:  # its rows are a gap now
             _log.error("%s", error)
+            without.update(error.parts)
 
 
 def answered(question: Question, source: Source | None, there: Waiting) -> Answer | Listing:
@@ -379,13 +381,13 @@ def answer_of(question: Question, found: Found) -> Answer | Listing:
     return _answer_of(question, found)
 
 
-def _told(question: Question, source: Source | None, there: Waiting) -> Found:
+def _told(question: Question, source: Source | None, there: Waiting, without: Set[str] = frozenset()) -> Found:
     """Return the conclusion from the sessions' rows; where these do not suffice, from those of port blocks.
 
     Of a remote, of which rows of blocks tell nothing, and of all sessions, those rows are asked only where those of sessions
     have nothing at all.
     """
-    found = _found(question, source, there)
+    found = _found(question, source, there, without)
     concluded = found.concluded
     if question.subject == "endpoint":
         suffices = concluded.status not in ("gap", "ambiguous")
@@ -393,11 +395,17 @@ def _told(question: Question, source: Source | None, there: Waiting) -> Found:
         suffices = concluded.status not in ("gap", "incomplete") or bool(concluded.matches or concluded.perhaps)
     if suffices:
         return found
-    by_blocks = _found_by_blocks(question, source, there)
+    by_blocks = _found_by_blocks(question, source, there, without)
     return found if by_blocks is None or by_blocks.concluded.status == "gap" != found.concluded.status else by_blocks
 
 
-def _found_by_blocks(question: Question, source: Source | None, there: Waiting) -> Found | None:
+def _parts(source: Source | None, start: int | None, end: int | None, without: Set[str]) -> Sequence[Part]:
+    """Return the parts without those that the question met damage in."""
+    parts = source.parts(start, end) if source is not None else []
+    return [part for part in parts if part.name not in without] if without else parts
+
+
+def _found_by_blocks(question: Question, source: Source | None, there: Waiting, without: Set[str]) -> Found | None:
     """Return the conclusion from the rows of port blocks; None: there are no such blocks.
 
     A block may have been assigned long before. Rows are read from the last list of all blocks on, and a day behind the time;
@@ -406,7 +414,7 @@ def _found_by_blocks(question: Question, source: Source | None, there: Waiting) 
     asked = question.asked(there.now)
     for reach in _BLOCK_REACHES if source is not None else (None,):
         since, until = (None, None) if reach is None else (question.start - reach, question.end + _DAY)
-        parts = source.parts(since, until) if source is not None else []
+        parts = _parts(source, since, until, without)
         known = _knowledge(source, parts, there, question.longest_idle)
         if not known.has_blocks(question):
             return None
@@ -437,11 +445,11 @@ def _found_by_blocks(question: Question, source: Source | None, there: Waiting) 
     return Found(asked, concluded, tuple(found), tuple(parts), (max(0, read[0]), read[1]))
 
 
-def _found(question: Question, source: Source | None, there: Waiting) -> Found:
+def _found(question: Question, source: Source | None, there: Waiting, without: Set[str]) -> Found:
     asked = question.asked(there.now)
     reach = (question.longest_idle or round(LONGEST_IDLE * 1e6)) + round(LONGEST_WINDOW * 1e6)
     while True:
-        parts = source.parts(question.start - reach, question.end + reach) if source is not None else []
+        parts = _parts(source, question.start - reach, question.end + reach, without)
         known = _knowledge(source, parts, there, question.longest_idle)
         idle, window = known.reach(question)
         needed = idle + window + 2 * known.doubt

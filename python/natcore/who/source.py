@@ -7,7 +7,7 @@ A source finds rows and tells which numbers and facts it has; what follows from 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -136,7 +136,15 @@ class PartsMoved(Error):
 
 
 class DamagedPart(Error):
-    """A part cannot be read after all. The source leaves it out from now on: its numbers are missing."""
+    """A part cannot be read after all: its numbers are missing.
+
+    parts: the names of parts that may yet serve other questions, which the caller leaves out of this one; empty: the source
+    leaves what is damaged out from now on.
+    """
+
+    def __init__(self, message: str, parts: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.parts = frozenset(parts)
 
 
 class Source(ABC):

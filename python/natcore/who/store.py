@@ -12,6 +12,7 @@ import threading
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from operator import attrgetter
 from time import gmtime, strftime
 from typing import Any, NamedTuple, TypeVar
@@ -21,10 +22,10 @@ import numpy as np
 from natcore.errors import Error, UntrustedFileError
 from natcore.internal.extras import extra
 from natcore.internal.redaction import show
-from natcore.sessionlog.file_metadata import Footer
+from natcore.sessionlog.file_metadata import Footer, Group
 from natcore.sinks._parquet_folder import COMPACTED, REMOVED, SEAL, Removal, Seal
 from natcore.who.conclude import FOREVER, Gap, Row
-from natcore.who.files import Files, Listing, Stamp, files_at
+from natcore.who.files import Files, Listing, Piece, Stamp, Wanted, files_at
 from natcore.who.source import (
     REDACTED,
     DamagedPart,
@@ -54,6 +55,34 @@ _NAME = re.compile(r"\d{8}T\d{6}Z-(?P<run>[^-]+)-\d+(-\d+)?\.parquet")
 
 _log = logging.getLogger(__name__)
 Value = TypeVar("Value")
+
+
+class _Hash(NamedTuple):
+    """The SHA-256 of a file that is as it was written. pieces: of a sorted file, those that were looked at, which are as they
+    were written; None: all of it was."""
+
+    stamp: Stamp
+    sha256: str
+    pieces: set[Piece] | None
+
+
+class _Manifest(NamedTuple):
+    """The compacted files of a folder, by path: the SHA-256, and the piece that tells of the row groups of each that has them.
+    head: of the last line that the seal names."""
+
+    stamp: Stamp
+    head: str
+    hashes: dict[str, str]
+    tails: dict[str, Piece]
+
+
+class _Search(NamedTuple):
+    """Conditions with their values, and the files where they are to be met; of a sorted one, in which row groups at most."""
+
+    where: str
+    values: dict[str, Any]
+    parts: list[Part]
+    groups: dict[str, list[int]]
 
 
 class _Look(NamedTuple):
@@ -167,12 +196,12 @@ class Store(Source):
         self._lock = threading.Lock()
         self._footers: dict[str, tuple[Stamp, Footer | None]] = {}
         self._damaged: dict[str, Stamp] = {}  # left out; what their footers say of other files' hashes still counts
-        self._hashes: dict[str, tuple[Stamp, str]] = {}
+        self._hashes: dict[str, _Hash] = {}
         self._seals: dict[str, tuple[Stamp, Seal | None]] = {}
         self._listings: dict[str, Listing] = {}
         self._names: _Names | None = None
         self._told_removals: dict[str, _Removed] = {}
-        self._compactions: dict[str, tuple[Stamp, str, dict[str, str]]] = {}
+        self._manifests: dict[str, _Manifest] = {}
         self._database = duckdb.connect()
         self._database.execute("SET GLOBAL TimeZone = 'UTC'; SET GLOBAL parquet_metadata_cache = true")
 
@@ -225,8 +254,8 @@ class Store(Source):
         near = [part for part in parts if part.footer.first_time <= end and part.footer.last_time >= start]
         footers = {part.name: part.footer for part in near}
         found = []
-        for where, values, holding in self._searches(sought, near):
-            for path, *fields in self._with_labels(_COLUMNS, where, values, holding):
+        for search in self._searches(sought, near):
+            for path, *fields in self._with_labels(_COLUMNS, search):
                 row = _row(footers[path], *fields)
                 if row.kind in _SESSION_KINDS and start <= row.end <= end and sought.fits(row):
                     found.append(FoundRow(path, row))
@@ -255,7 +284,7 @@ class Store(Source):
         columns = _COLUMNS.replace("number", "pkts_from_vpc", 1)
         return [
             FoundRow(path, _row(footers[path], *fields))
-            for path, *fields in self._with_labels(columns, where, values, holding)
+            for path, *fields in self._with_labels(columns, _Search(where, values, holding, {}))
         ]
 
     def find_events(self, start: int, end: int, inside: str | None) -> FoundEvents:
@@ -284,8 +313,8 @@ class Store(Source):
         return FoundEvents(rows, sequences)
 
     @staticmethod
-    def _searches(sought: Sought, near: Sequence[Part]) -> Iterator[tuple[str, dict[str, Any], list[Part]]]:
-        """Yield conditions with their values, and the files where each is to be met.
+    def _searches(sought: Sought, near: Sequence[Part]) -> Iterator[_Search]:
+        """Yield what is to be searched.
 
         An equality is pushed down to the file's dictionaries, other conditions are not: they are for the few that are found.
         """
@@ -298,34 +327,47 @@ class Store(Source):
             more: dict[str, Any] = values if remote is None else {**values, "pub_ip": remote}
             also = key if remote is None else f"{key} AND pub_ip = $pub_ip"
             if sought.address is None:
-                yield f"true{also}", more, list(near)
+                yield _Search(f"true{also}", more, list(near), {})
                 continue
             named = [part for part in near if any(sought.address in pair for pair in part.footer.addresses or ())]
             for nat_ip in sorted(
                 {pair.nat_ip for part in named for pair in part.footer.addresses or () if sought.address in pair}
             ):
                 holding = [part for part in named if any(pair.nat_ip == nat_ip for pair in part.footer.addresses or ())]
-                yield f"nat_ip = $nat_ip{also}", {**more, "nat_ip": nat_ip}, holding
+                yield _search("nat_ip = $address", also, {**more, "address": nat_ip}, holding)
             unnamed = [part for part in near if part.footer.addresses is None]
-            yield f"(nat_ip = $address OR eip = $address){also}", {**more, "address": sought.address}, unnamed
-
-    def _with_labels(self, columns: str, where: str, values: Mapping[str, Any], files: Sequence[Part]) -> Iterator[Any]:
-        """Yield the columns, and the label, of the files' rows; files of before have no such column."""
-        for has_labels, label in ((True, ", label"), (False, ", NULL")):
-            yield from self.rows(
-                columns + label, where, values, [file for file in files if file.footer.has_labels == has_labels]
+            yield _search("nat_ip = $address", also, {**more, "address": sought.address}, unnamed)
+            yield _search(
+                "eip = $address", f" AND nat_ip != $address{also}", {**more, "address": sought.address}, unnamed
             )
 
-    def rows(self, columns: str, where: str, values: Mapping[str, Any], files: Iterable[Part]) -> list[Any]:
-        """SELECT columns, the first of which is filename, from the files' rows; `where` has $names of values."""
-        paths = [file.name for file in files]
-        statement = f"SELECT {columns} FROM read_parquet($files, filename = true) WHERE {where}"
+    def _with_labels(self, columns: str, search: _Search) -> Iterator[Any]:
+        """Yield the columns, and the label, of the files' rows; files of before have no such column."""
+        for has_labels, label in ((True, ", label"), (False, ", NULL")):
+            files = [file for file in search.parts if file.footer.has_labels == has_labels]
+            yield from self.rows(columns + label, search.where, search.values, files, search.groups)
+
+    def rows(
+        self, columns: str, where: str, values: Mapping[str, Any], files: Iterable[Part],
+        groups: Mapping[str, Sequence[int]] | None = None,
+    ) -> list[Any]:  # fmt: skip
+        """SELECT columns, the first of which is filename, from the files' rows; `where` has $names of values.
+
+        groups: of a sorted file by path, the row groups that may have such rows, which alone are believed then; None: all."""
+        parts = {file.name: file for file in files}
+        table = "read_parquet($files, filename = true, file_row_number = true)"
+        statement = f"SELECT {columns}, file_row_number FROM {table} WHERE {where}"
+        chosen = {path: groups[path] for path in parts if groups and path in groups}
+        spans = {path: _spans(parts[path].footer.groups, which) for path, which in chosen.items()}
 
         def named(found: duckdb.DuckDBPyConnection, opened: Mapping[str, str]) -> list[Any]:
             names = {file: path for path, file in opened.items()}
-            return [(names[file], *rest) for file, *rest in found.fetchall()]
+            return [
+                (path, *rest) for file, *rest, row in found.fetchall()
+                if (spans_of := spans.get(path := names[file])) is None or any(row in span for span in spans_of)
+            ]  # fmt: skip
 
-        return self._execute(statement, {**values, "files": paths}, named) or []
+        return self._execute(statement, {**values, "files": list(parts)}, named, chosen) or []
 
     def sql(self, statement: str, values: Mapping[str, Any]) -> list[Any]:
         """Return the rows of a statement over read_parquet($files); files that were removed meanwhile are left out."""
@@ -336,24 +378,75 @@ class Store(Source):
         return self._execute(statement, values, lambda found, _: found.fetchnumpy()) or {}
 
     def _execute(
-        self, statement: str, values: Mapping[str, Any],
+        self,
+        statement: str,
+        values: Mapping[str, Any],
         taken: Callable[[duckdb.DuckDBPyConnection, Mapping[str, str]], Value],
-    ) -> Value | None:  # fmt: skip
+        groups: Mapping[str, Sequence[int]] | None = None,
+    ) -> Value | None:
         """Return what `taken` takes of the statement's result and the files that were read, by path; None: no file is left.
 
-        Raises PartsMoved, DamagedPart."""
+        groups: as of `rows`. Raises PartsMoved, DamagedPart."""
         paths: list[str] = values["files"]
         if not paths:
             return None
         self._check_unmoved(paths)
-        with self._files.opened({path: self._sha256(path) for path in paths}) as opened:
+        wanted = {path: self._wanted(path, (groups or {}).get(path)) for path in paths}
+        self._check_pieces(wanted, groups or {})
+        with self._files.opened(wanted) as opened:
             try:
                 given = {**values, "files": [opened[path] for path in paths]}
                 return taken(self._database.cursor().execute(statement, given), opened)
             except duckdb.Error as error:
                 self._check_unmoved(paths)
-                self._leave_out_damaged(opened, error)
+                self._check_pieces({path: self._wanted(path, None) for path in paths}, {})
+                self._leave_out_damaged([path for path in paths if wanted[path].pieces is None], opened, error)
                 raise Error(f"{self.name}: {error}") from error
+
+    def _wanted(self, path: str, groups: Sequence[int] | None) -> Wanted:
+        """Return what is read of a file: of a sorted one these row groups, None: all, and its tail."""
+        known, (_, footer), tail = (
+            self._hashes.get(path),
+            self._footers.get(path, (None, None)),
+            self._tails(path).get(path),
+        )
+        if known is None or known.pieces is None or footer is None or tail is None:
+            return Wanted("" if known is None else known.sha256)
+        pieces = _pieces(footer.groups)
+        return Wanted(known.sha256, [tail, *(pieces if groups is None else [pieces[group] for group in groups])])
+
+    def _check_pieces(self, wanted: Mapping[str, Wanted], groups: Mapping[str, Sequence[int]]) -> None:
+        """Raise DamagedPart where a piece is not as it was written; each is looked at once. A file of which all row groups are
+        wanted is left out from now on."""
+        new: dict[str, Wanted] = {}
+        known: dict[str, set[Piece]] = {}
+        for path, each in wanted.items():
+            found = self._hashes.get(path)
+            known[path] = set() if found is None or found.pieces is None else found.pieces
+            if pieces := [piece for piece in each.pieces or () if piece not in known[path]]:
+                new[path] = each._replace(pieces=pieces)
+
+        def read(path: str) -> bool:
+            try:
+                known[path] |= self._files.fetch_pieces(path, new[path])
+            except (OSError, UntrustedFileError):
+                return False
+            return known[path].issuperset(new[path].pieces or ())
+
+        damaged = [path for path, is_there in zip(new, self._files.map(read, new), strict=True) if not is_there]
+        if damaged:
+            self._check_unmoved(damaged)
+            self._leave_out(path for path in damaged if path not in groups)
+            raise DamagedPart(
+                f"{', '.join(damaged)}: not as it was written; natcore log verify tells more",
+                [path for path in damaged if path in groups],
+            )
+
+    def _leave_out(self, paths: Iterable[str]) -> None:
+        with self._lock:
+            for path in paths:
+                if path in self._footers:
+                    self._damaged[path] = self._footers[path][0]
 
     def _check_unmoved(self, paths: Iterable[str]) -> None:
         """Raise PartsMoved where a file is not the one that was looked at. DuckDB opens it by its name, and follows a link."""
@@ -362,17 +455,10 @@ class Store(Source):
             if known is None or known[0] != self._files.stamp(path):
                 raise PartsMoved(f"{self.name}: files were put together or removed meanwhile; ask again")
 
-    def _sha256(self, path: str) -> str:
-        known = self._hashes.get(path)
-        return "" if known is None else known[1]
-
-    def _leave_out_damaged(self, opened: Mapping[str, str], error: duckdb.Error) -> None:
+    def _leave_out_damaged(self, paths: Iterable[str], opened: Mapping[str, str], error: duckdb.Error) -> None:
         """Find the files with unreadable rows; DamagedPart names them."""
-        damaged = [path for path, file in opened.items() if not self._is_readable(file)]
-        with self._lock:
-            for path in damaged:
-                if path in self._footers:
-                    self._damaged[path] = self._footers[path][0]
+        damaged = [path for path in paths if not self._is_readable(opened[path])]
+        self._leave_out(damaged)
         if damaged:
             raise DamagedPart(f"{', '.join(damaged)}: damaged; natcore log verify tells more") from error
 
@@ -420,7 +506,7 @@ class Store(Source):
                 merged.update(parts)
         self._read_hashes((path for path in near if path in footers and path not in merged), stamps, expected)
         found = [
-            Part(path, footers[path], self._hashes[path][1]) for path in near
+            Part(path, footers[path], self._hashes[path].sha256) for path in near
             if path in footers and path not in merged and self._is_as_written(path, stamps[path], expected)
         ]  # fmt: skip
         asked = {*near, *(path for path in expected if path not in names.paths)}
@@ -491,18 +577,31 @@ class Store(Source):
         unread = [
             path for path in paths
             if path in expected and self._damaged.get(path) != stamps[path]
-            and (path not in self._hashes or self._hashes[path][0] != stamps[path])
+            and (path not in self._hashes or self._hashes[path].stamp != stamps[path])
         ]  # fmt: skip
-        for path, sha256 in zip(unread, self._files.map(self._fetched, unread), strict=True):
-            if sha256 is not None:
-                self._hashes[path] = (stamps[path], sha256)
 
-    def _fetched(self, path: str) -> str | None:
-        """Return the file's SHA-256; None: it cannot be read."""
+        def read(path: str) -> _Hash | None:
+            return self._hashed(path, stamps[path], expected[path])
+
+        for path, found in zip(unread, self._files.map(read, unread), strict=True):
+            if found is not None:
+                self._hashes[path] = found
+
+    def _hashed(self, path: str, stamp: Stamp, expected: str) -> _Hash | None:
+        """Return the file's SHA-256, of a sorted file if its tail is as it was written; None: it cannot be read."""
+        tail = self._tails(path).get(path)
         try:
-            return self._files.fetch(path)
+            if tail is None or self._manifests[_folder(path)].hashes[path] != expected:
+                return _Hash(stamp, self._files.fetch(path), None)
+            is_there = stamp[1] == tail.end and self._files.fetch_pieces(path, Wanted(expected, [tail]))
+            return _Hash(stamp, expected if is_there else "", {tail})
         except (OSError, UntrustedFileError):
             return None
+
+    def _tails(self, path: str) -> Mapping[str, Piece]:
+        """Return the tails of the sorted files in the file's folder."""
+        manifest = self._manifests.get(_folder(path))
+        return {} if manifest is None else manifest.tails
 
     def _scan(self) -> tuple[_Names, dict[str, str]]:
         """Every Parquet file below the folder; and the SHA-256 of the newest of each folder, and of those that were compacted,
@@ -558,17 +657,22 @@ class Store(Source):
         stamp = self._files.stamp(f"{folder}/{COMPACTED}")
         if stamp is None:
             return {}
-        known = self._compactions.get(folder)
-        if known is None or known[:2] != (stamp, head):
-            found: dict[str, str] = {}
+        known = self._manifests.get(folder)
+        if known is None or (known.stamp, known.head) != (stamp, head):
+            known = _Manifest(stamp, head, {}, {})
             before = ""
             for line, sha256 in self._files.compactions(folder):
                 if line.before != before or before == head:
                     break
-                before = sha256
-                found[f"{folder}/{line.file}"] = line.sha256
-            known = self._compactions[folder] = (stamp, head, found if before == head else {})
-        return known[2]
+                before, path = sha256, f"{folder}/{line.file}"
+                known.hashes[path] = line.sha256
+                if line.tail_bytes:
+                    known.tails[path] = Piece(line.size_bytes - line.tail_bytes, line.size_bytes, line.tail_sha256)
+            if before != head:
+                known.hashes.clear()
+                known.tails.clear()
+            self._manifests[folder] = known
+        return known.hashes
 
     def _seal(self, folder: str) -> Seal | None:
         """Read the file again only if it was written again."""
@@ -592,12 +696,12 @@ class Store(Source):
         if wanted is None:
             return False
         known = self._hashes.get(path)
-        if known is None or known[0] != stamp:
-            sha256 = self._fetched(path)
-            if sha256 is None:
+        if known is None or known.stamp != stamp:
+            known = self._hashed(path, stamp, wanted)
+            if known is None:
                 return False
-            known = self._hashes[path] = (stamp, sha256)
-        if known[1] == wanted:
+            self._hashes[path] = known
+        if known.sha256 == wanted:
             return True
         _log.error("%s: it is not as it was written; natcore log verify tells more", path)
         self._damaged[path] = stamp
@@ -616,9 +720,46 @@ def _row(
     )  # fmt: skip
 
 
+def _search(condition: str, also: str, values: dict[str, Any], parts: list[Part]) -> _Search:
+    """Return the search for a key in these files, without sorted ones that have it in no row group."""
+
+    def may_have(group: Group) -> bool:
+        addresses = group.addresses if condition.startswith("nat_ip") else group.eips
+        return (
+            addresses is not None and addresses[0] <= values["address"] <= addresses[1]
+            and group.protocols[0] <= values.get("protocol", group.protocols[0]) <= group.protocols[1]
+            and group.ports[0] <= values.get("nat_port", group.ports[0]) <= group.ports[1]
+        )  # fmt: skip
+
+    groups = {
+        part.name: [at for at, group in enumerate(part.footer.groups) if may_have(group)]
+        for part in parts if part.footer.groups
+    }  # fmt: skip
+    holding = [part for part in parts if part.name not in groups or groups[part.name]]
+    return _Search(f"{condition}{also}", values, holding, groups)
+
+
+def _pieces(groups: Sequence[Group]) -> list[Piece]:
+    """Return the bytes of each row group."""
+    return [
+        Piece(before, group.end, group.sha256)
+        for before, group in zip((0, *(group.end for group in groups)), groups, strict=False)
+    ]
+
+
+def _spans(groups: Sequence[Group], chosen: Sequence[int]) -> list[range]:
+    """Return the places in the file of the rows of the chosen row groups."""
+    ends = list(accumulate(group.rows for group in groups))
+    return [range(ends[at] - groups[at].rows, ends[at]) for at in chosen]
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
 def _beside(path: str, name: str) -> str:
     """Return the path of another file in a file's folder."""
-    return f"{path.rpartition('/')[0]}/{name}"
+    return f"{_folder(path)}/{name}"
 
 
 def _lost(paths: Sequence[str], run: str, removals: Mapping[str, Removal], parts: Sequence[Part]) -> Gap:
