@@ -113,11 +113,16 @@ cdef inline uint32_t index_find(const Index* index, uint64_t hash, HasKey has_ke
         if number == NONE or has_key(table, number, key):
             return number
 
+cdef inline bint index_may_have(const Index* index, uint64_t hash) noexcept nogil:
+    """False: nothing was inserted with this hash. It reads the home bucket alone, which answers for nearly all such keys."""
+    cdef const Bucket* home = bucket_of(index, hash)
+    return home.overflow != 0 or match_some(home.tags, tag_of(hash)) != 0
+
 cdef inline bint index_insert(Index* index, uint64_t hash, uint32_t number) noexcept nogil:
     """Inserts (hash, number); False: every bucket within the probe limit is full."""
     cdef uint32_t home = home_of(index, hash), bucket = home, _step, back, mask, at
     for _step in range(PROBE_LIMIT):
-        mask = match_tags(index.buckets[bucket].tags, 0)
+        mask = match_some(index.buckets[bucket].tags, 0)
         if mask:
             at = ctz32(mask)
             index.buckets[bucket].tags[at] = tag_of(hash)

@@ -24,14 +24,15 @@ from natcore.tables.entries cimport (
 )
 from natcore.tables.sessions cimport (
     HAIRPINNED, IN, LIFE_SOME, OPENED_OUTSIDE, OUT, TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, class_of, filter_open,
-    is_over, mapping_answered, mapping_life, create_row_write, session_find, session_open,
+    inbound_hash, is_over, mapping_answered, mapping_life, create_row_write, outbound_hash, session_find, session_open,
 )
 from natcore.nat.fragmentation cimport may_fragment
 from natcore.workers.expiry cimport expire, expire_mapping
 from natcore.tables.tcp_state cimport TCP_INIT_IN, TCP_INIT_OUT, TCP_PICKED, TCP_PICKED_IN, TCP_STEADY
 from natcore.base.flow_hash cimport flow_hash
+from natcore.base.hash_table cimport index_may_have
 from natcore.frame cimport Frame
-from natcore.base.compiler cimport bswap16, bswap32
+from natcore.base.compiler cimport bswap16, bswap32, likely
 from natcore.base.sentinels cimport NONE
 from natcore.workers.configuration cimport FILTER_ADDRESS, FILTER_NONE
 from natcore.workers.worker cimport Clock, Worker, holds_all_locks, worker_of_inside
@@ -182,29 +183,36 @@ cdef bint is_taken(Worker* worker, uint64_t addresses, uint32_t ports, uint8_t p
     return False
 
 
-cdef uint8_t open_unless_taken(Worker* worker, uint32_t direction, uint32_t mapping, uint32_t remote_ip, uint16_t remote_port,
-                               uint8_t flags, uint8_t timeout_class, const Clock* now, uint32_t* slot) noexcept nogil:
+cdef uint8_t open_unless_taken(Worker* worker, uint32_t direction, uint64_t hash, uint32_t mapping, uint32_t remote_ip,
+                               uint16_t remote_port, uint8_t flags, uint8_t timeout_class, const Clock* now,
+                               uint32_t* slot) noexcept nogil:
     """Opens the session, unless one of its keys is in use; on failure a mapping without sessions is closed again.
 
-    The key of the packet itself was just looked up, without result. Outbound, the inbound key can only be in use where the
-    outside endpoint was not allocated: an allocated one belongs to one mapping. The session count keeps the mapping meanwhile,
-    even if all its other sessions end.
+    The key of the packet itself, with this hash, was just looked up, without result. Outbound, the inbound key can only be in
+    use where the outside endpoint was not allocated: an allocated one belongs to one mapping. The session count keeps the
+    mapping meanwhile, even if all its other sessions end.
     """
     cdef Mapping* owner = &worker.mappings.mappings[mapping]
+    cdef uint64_t outbound = hash, inbound = hash
     cdef uint8_t verdict = PENDING
+    if direction == OUT:
+        inbound = inbound_hash(&worker.sessions, owner, remote_ip, remote_port)
+    else:
+        outbound = outbound_hash(&worker.sessions, owner, remote_ip, remote_port)
     owner.sessions += 1
     if ((owner.flags & (MAPPING_STATIC | MAPPING_PORTLESS) == MAPPING_PORTLESS
          and is_shared(worker.mappings.ports, owner.address))       # the host has these protocols
             or (owner.flags & (MAPPING_STATIC | MAPPING_PORTLESS)
                 and is_taken(worker, <uint64_t>owner.outside_ip << 32 | remote_ip,
                              <uint32_t>owner.outside_port << 16 | remote_port, owner.protocol, now))
-            or (direction == IN
+            or (direction == IN and index_may_have(&worker.sessions.index[OUT], outbound)
                 and find_live(worker, OUT, <uint64_t>remote_ip << 32 | owner.inside_ip,
                               <uint32_t>remote_port << 16 | owner.inside_port, owner.protocol, now) != NONE)):
         verdict = DROP_CONFLICT
     owner.sessions -= 1
     if verdict == PENDING:
-        slot[0] = session_open(&worker.sessions, mapping, remote_ip, remote_port, flags, timeout_class, now.ns)
+        slot[0] = session_open(&worker.sessions, mapping, remote_ip, remote_port, outbound, inbound, flags, timeout_class,
+                               now.ns)
         if slot[0] != NONE:
             return PENDING
         verdict = DROP_PROBE_LIMIT
@@ -231,6 +239,8 @@ cdef const DnatRule* dnat_rule_of_inside(const Worker* worker, const Packet* pac
     """
     cdef const DnatRange* at = NULL
     cdef uint32_t source = bswap32(packet.ip.source)
+    if likely(worker.rules.inside_endpoint_count == 0 and worker.rules.one_to_one_count == 0):
+        return NULL
     if has_ports(packet.protocol):
         at = range_of_inside(worker.rules, dnat_key(source, space_of(packet.protocol), bswap16(<uint16_t>packet.ports)))
     while at != NULL:
@@ -458,7 +468,7 @@ cdef uint8_t admit_outbound(Worker* worker, Frame* frame, Packet* packet, const 
     else:
         verdict = refuse(worker, DROP_SESSION_LIMIT, LIMIT_SESSIONS)
     if verdict == PENDING:
-        verdict = open_unless_taken(worker, OUT, mapping, packet.ip.destination, remote_port, flags,
+        verdict = open_unless_taken(worker, OUT, packet.hash, mapping, packet.ip.destination, remote_port, flags,
                                     class_of(packet.protocol), now, slot)
     if verdict == PENDING:
         worker.sessions.hot[slot[0]].state = TCP_STEADY
@@ -585,6 +595,7 @@ cdef uint8_t admit_inbound(Worker* worker, const Frame* frame, const Endpoints* 
     frame: NULL for a hairpinned packet, which was asked before whether it may pass.
     """
     cdef uint32_t number = NONE
+    cdef uint64_t hash
     cdef Mapping* mapping
     cdef uint8_t verdict = find_open(worker, ends, packet, now, &number)
     if verdict != PENDING:
@@ -608,7 +619,11 @@ cdef uint8_t admit_inbound(Worker* worker, const Frame* frame, const Endpoints* 
                     mapping.inside_ip, ends.remote_ip, ends.remote_port, packet.protocol, now)
     if verdict == PENDING:
         flags |= OPENED_OUTSIDE | (UNLOGGED if mapping.flags & MAPPING_STATIC else 0)
-        verdict = open_unless_taken(worker, IN, number, ends.remote_ip, ends.remote_port, flags, TIMEOUT_UNREPLIED, now, slot)
+        hash = packet.hash
+        if frame == NULL:
+            hash = inbound_hash(&worker.sessions, mapping, ends.remote_ip, ends.remote_port)
+        verdict = open_unless_taken(worker, IN, hash, number, ends.remote_ip, ends.remote_port, flags, TIMEOUT_UNREPLIED, now,
+                                    slot)
     elif mapping.sessions == 0:
         mapping_close(&worker.mappings, number, now.ms, now.ms)
     if verdict == PENDING:

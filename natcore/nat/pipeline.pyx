@@ -56,12 +56,12 @@ from natcore.tables.sessions cimport (
 from natcore.nat.clock cimport clock_follow, clock_forward_with
 from natcore.nat.undelivered cimport subtract
 from natcore.nat.unsolicited_syn cimport note_unsolicited
-from natcore.base.flow_hash cimport HashKey
+from natcore.base.flow_hash cimport HashKey, flow_hash
 from natcore.frame cimport FRAME_CROSSING, FRAME_GSO, Frame
 from natcore.base.compiler cimport DEBUG, bswap16, likely, load_relaxed, prefetch, prefetch_write, unlikely
 from natcore.base.lock_checker cimport assert_held
 from natcore.base.sentinels cimport NONE
-from natcore.base.hash_table cimport Bucket, Index, bucket_of, ctz32, match_some, match_tags, tag_of
+from natcore.base.hash_table cimport Bucket, Index, bucket_of, ctz32, index_may_have, match_some, match_tags, tag_of
 from natcore.workers.configuration cimport OPTIONS_DROP, OPTIONS_PASS
 from natcore.workers.worker cimport Clock, Worker, clock_read, holds_all_locks
 from natcore.packet.verdict cimport (
@@ -139,12 +139,14 @@ cdef uint8_t hairpin(Worker* worker, Frame* frame, Packet* packet, uint32_t slot
 
 
 cdef uint8_t forward(Worker* worker, Frame* frame, Packet* packet, const Clock* now) noexcept nogil:
-    """Finds or admits the packet's session and translates it; or the reason why not."""
+    """Finds or admits the packet's session and translates it; or the reason why not. packet.hash is that of its key."""
     cdef uint32_t direction = frame.side, slot
     cdef Endpoints ends
     cdef uint8_t verdict
     cdef bint fresh = False
-    slot = find_live(worker, direction, packet.addresses, packet.ports, packet.protocol, now)
+    slot = NONE
+    if index_may_have(&worker.sessions.index[direction], packet.hash):
+        slot = find_live(worker, direction, packet.addresses, packet.ports, packet.protocol, now)
     if slot != NONE:
         if direction == OUT and worker.sessions.hot[slot].flags & HAIRPINNED and not holds_all_locks(worker):
             worker.needs_all_locked = True     # the destination was one of our addresses when the session was opened
@@ -212,6 +214,7 @@ cdef uint8_t handle_other_kind(Worker* worker, Frame* frame, Packet* packet, con
     if packet.kind == KIND_ICMP and is_error(packet):
         return DROP_FRAGMENT            # the checksum cannot be verified (RFC 5508 REQ-3)
     if packet.kind == KIND_ICMP and passes_reverse_query(worker, frame, packet, now):
+        packet.hash = flow_hash(&worker.sessions.key, packet.addresses, packet.ports, packet.protocol)
         return forward(worker, frame, packet, now)
     if (packet.kind == KIND_ICMP and (<const IcmpHeader*>packet.l4).type == ICMP_ECHO_REQUEST
             and address_find(worker.mappings.ports, destination) != NONE):
@@ -253,6 +256,7 @@ cdef uint8_t slow_path_locked(Worker* worker, Frame* frame, Packet* packet, cons
         packet.kind = KIND_SESSION
         verdict = parse_first(packet, frame.side)
         if verdict == PENDING:
+            packet.hash = flow_hash(&worker.sessions.key, packet.addresses, packet.ports, packet.protocol)
             screen_icmp_query(worker, packet)
         if verdict == PENDING:
             verdict = decide(worker, frame, packet, now)

@@ -11,13 +11,13 @@ from natcore.tables.mappings cimport (
 )
 from natcore.packet.parse cimport Packet
 from natcore.tables.ports cimport (
-    PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, Address, Pool, Ports, address_try, has_ports, in_pool, random_after,
-    port_predict, space_of,
+    PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, Address, Pool, Ports, address_try, has_free_port, has_ports, in_pool,
+    port_predict, random_after, space_of,
 )
 from natcore.tables.entries cimport SnatRule, snat_rule
 from natcore.tables.sessions cimport IN
 from natcore.base.flow_hash cimport flow_hash
-from natcore.base.compiler cimport bswap16, bswap32, prefetch_write
+from natcore.base.compiler cimport bswap16, bswap32, likely, prefetch_write
 from natcore.base.sentinels cimport NONE
 from natcore.base.hash_table cimport Bucket, bucket_of
 from natcore.workers.worker cimport Worker
@@ -26,11 +26,12 @@ from natcore.workers.worker cimport Worker
 cdef inline uint32_t likely_address(const Mappings* table, const Pool* pool, uint32_t inside_ip, uint32_t space,
                                     uint64_t random) noexcept nogil:
     """Index of the outside address: the paired one, otherwise by the random number; NONE: no prediction."""
-    cdef uint32_t who = subscriber_find(table, inside_ip) if table.pooling != POOLING_ARBITRARY else NONE
+    cdef uint32_t who = subscriber_find(table, inside_ip) if table.pooling != POOLING_ARBITRARY else NONE, address
     if who != NONE and table.subscribers[who].mappings and table.subscribers[who].entry == pool.entry:
         return table.subscribers[who].address
-    if table.ports.policy == PORTS_OVERLOAD:
-        return pool.addresses[in_pool(random, pool.size)]
+    address = pool.addresses[in_pool(random, pool.size)]
+    if likely(table.ports.policy == PORTS_OVERLOAD or has_free_port(table.ports, space, address)):
+        return address
     return address_try(table.ports, space, pool, &random)
 
 

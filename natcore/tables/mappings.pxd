@@ -3,8 +3,10 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.tables.ports cimport Pool, Ports
 from natcore.base.flow_hash cimport HashKey, flow_hash
-from natcore.base.hash_table cimport Index
+from natcore.base.hash_table cimport Index, index_may_have
 from natcore.base.linked_list cimport Link
+from natcore.base.lock_checker cimport assert_held
+from natcore.base.sentinels cimport NONE
 from natcore.base.freelist cimport Freelist
 
 cdef enum:                      # MappingFlag
@@ -101,7 +103,13 @@ cdef void mapping_prefetch_open(const Mappings* table, uint32_t inside_ip, uint1
                                 uint8_t protocol) noexcept nogil
 cdef void mapping_prefetch_close(const Mappings* table, uint32_t number) noexcept nogil
 cdef void key_of(const Mapping* mapping, MappingKey* key) noexcept nogil
-cdef uint32_t mapping_find(const Mappings* table, const MappingKey* key) noexcept nogil
+cdef uint32_t mapping_search(const Mappings* table, const MappingKey* key) noexcept nogil
+
+cdef inline uint32_t mapping_find(const Mappings* table, const MappingKey* key) noexcept nogil:
+    """The mapping with this key (RFC 4787 REQ-1) that accepts new sessions, or NONE; draining mappings are skipped."""
+    assert_held(table.lock, "mappings: mapping_find")
+    return mapping_search(table, key) if index_may_have(&table.by_inside, mapping_hash(table, key)) else NONE
+
 cdef uint32_t subscriber_find(const Mappings* table, uint32_t ip) noexcept nogil
 cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* pool, uint32_t now_ms) noexcept nogil
 cdef uint32_t mapping_open_static(Mappings* table, const MappingKey* key, uint32_t entry, uint32_t outside_ip,

@@ -6,11 +6,11 @@ from natcore.tables.port_allocation cimport (
     OVER_QUOTA, PortRequest, address_with_block, allocate_port, assign_port, unassign_port,
 )
 from natcore.tables.ports cimport (
-    POOL_SEARCH_MOST, RECENT_KEPT, LOOKS, PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, RecentAllocation, PortMap, Ports,
-    address_due,
-    address_pick, in_pool, random_after, random_take, owner_slot, space_of,
+    POOL_SEARCH_MOST, RECENT_KEPT, LOOKS, PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, PORTS_RANDOM, RecentAllocation,
+    PortMap, Ports, address_due, address_pick, allocate_random, has_free_port, in_pool, owner_slot, random_after, random_take,
+    space_of,
 )
-from natcore.base.compiler cimport bswap16, bswap32, prefetch_write
+from natcore.base.compiler cimport bswap16, bswap32, likely, prefetch_write, unlikely
 from natcore.base.sentinels cimport NONE
 from natcore.base.hash_table cimport (
     bucket_of, index_delete, index_find, index_insert, index_new, index_remove,
@@ -131,9 +131,8 @@ cdef inline bint mapping_has_key(const void* table, uint32_t number, const void*
             and (mapping.flags ^ key.flags) & (MAPPING_STATIC | MAPPING_DRAINING) == 0)
 
 
-cdef uint32_t mapping_find(const Mappings* table, const MappingKey* key) noexcept nogil:
-    """The mapping with this key (RFC 4787 REQ-1) that accepts new sessions, or NONE; draining mappings are skipped."""
-    assert_held(table.lock, "mappings: mapping_find")
+cdef uint32_t mapping_search(const Mappings* table, const MappingKey* key) noexcept nogil:
+    """mapping_find, where its bucket has the hash or overflowed."""
     return index_find(&table.by_inside, mapping_hash(table, key), mapping_has_key, table, key)
 
 
@@ -165,9 +164,13 @@ cdef void request_of(const MappingKey* key, PortRequest* request) noexcept nogil
 cdef uint32_t allocate_from(Mappings* table, const MappingKey* key, PortRequest* request, uint32_t now_ms,
                             Allocated* allocated) noexcept nogil:
     """Allocates a port of the chosen outside address; 0 for a protocol without ports; NONE, OVER_QUOTA: failed."""
+    cdef Ports* ports = table.ports
+    cdef PortMap* map = &ports.addresses[allocated.address].maps[space_of(request.protocol)]
     allocated.until_ms = now_ms
     if key.flags & MAPPING_PORTLESS:
         return 0
+    if likely(ports.policy == PORTS_RANDOM and not ports.parity and map.free != 0):
+        return allocate_random(ports, map, request.random)
     return allocate_port(table.ports, allocated.address, request, now_ms, &allocated.until_ms)
 
 
@@ -226,7 +229,9 @@ cdef uint32_t allocate_from_pool(Mappings* table, const MappingKey* key, const P
     cdef Ports* ports = table.ports
     cdef uint32_t space = space_of(key.protocol), start = in_pool(request.random, pool.size), step, _try, port
     cdef const PortMap* map
-    allocated.address = address_pick(ports, space, pool, request.random)
+    allocated.address = pool.addresses[start]
+    if unlikely(not has_free_port(ports, space, allocated.address)):
+        allocated.address = address_pick(ports, space, pool, request.random)
     if allocated.address != NONE:
         return allocate_from(table, key, request, now_ms, allocated)
     for _try in range(ALLOCATION_ATTEMPTS):
@@ -276,8 +281,8 @@ cdef inline bint may_have_port(const Ports* ports, uint32_t space, uint32_t addr
                 and <int>(ports.next_release[space][address] - now_ms) <= 0))
 
 
-cdef uint32_t insert_mapping(Mappings* table, const MappingKey* key, uint32_t entry, uint32_t outside_ip, uint16_t outside_port,
-                             uint32_t address, uint32_t subscriber) noexcept nogil:
+cdef inline uint32_t insert_mapping(Mappings* table, const MappingKey* key, uint32_t entry, uint32_t outside_ip,
+                                    uint16_t outside_port, uint32_t address, uint32_t subscriber) noexcept nogil:
     """Inserts the mapping; NONE: probe limit reached, the slot is free again."""
     cdef uint32_t number = freelist_take(&table.mapping_slots)
     cdef Mapping* mapping = &table.mappings[number]

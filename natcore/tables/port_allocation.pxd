@@ -24,7 +24,8 @@ Cost. As in ports.pxd; in a block its words; overload: SHARED_PROBES random port
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.tables.port_overload cimport EndpointPair
-from natcore.tables.ports cimport PortMap, Ports
+from natcore.tables.ports cimport PORTS_OVERLOAD, PortMap, Ports, space_of
+from natcore.base.spinlock cimport assert_spin
 
 cdef enum:
     OVER_QUOTA = 0xFFFFFFFE     # beside NONE: the subscriber's quota is used up, though the address has free ports
@@ -40,8 +41,21 @@ cdef struct PortRequest:            # a request for a port; addresses and ports 
 
 cdef uint32_t allocate_port(Ports* ports, uint32_t address, const PortRequest* request, uint32_t now_ms,
                             uint32_t* until_ms) noexcept nogil
-cdef bint assign_port(Ports* ports, uint32_t address, const PortRequest* request, uint32_t port,
-                      uint32_t mapping) noexcept nogil
+cdef bint assign_overloaded(Ports* ports, uint32_t address, const PortRequest* request, uint32_t port,
+                            uint32_t mapping) noexcept nogil
+
+cdef inline bint assign_port(Ports* ports, uint32_t address, const PortRequest* request, uint32_t port,
+                             uint32_t mapping) noexcept nogil:
+    """Assigns an allocated port to a mapping; False: probe limit reached, unassign it."""
+    cdef PortMap* map = &ports.addresses[address].maps[space_of(request.protocol)]
+    assert_spin(&ports.spin, ports.lock, "ports: assign_port")
+    if ports.policy == PORTS_OVERLOAD:
+        return assign_overloaded(ports, address, request, port, mapping)
+    map.cells[port] = mapping
+    if ports.workers > 1:
+        map.workers[port] = <uint8_t>ports.allocating
+    return True
+
 cdef void unassign_port(Ports* ports, uint32_t address, const PortRequest* request, uint32_t port, uint32_t until_ms,
                         uint32_t now_ms) noexcept nogil
 cdef uint32_t address_with_block(const Ports* ports, uint32_t owner) noexcept nogil

@@ -320,17 +320,10 @@ cdef uint32_t allocate_port(Ports* ports, uint32_t address, const PortRequest* r
     return allocate_from_map(ports, map, request.owner, bswap16(request.inside_port), request.random, now_ms, until_ms)
 
 
-cdef bint assign_port(Ports* ports, uint32_t address, const PortRequest* request, uint32_t port,
-                      uint32_t mapping) noexcept nogil:
-    """Assigns an allocated port to a mapping; False: probe limit reached, unassign it."""
-    cdef PortMap* map = &ports.addresses[address].maps[space_of(request.protocol)]
+cdef bint assign_overloaded(Ports* ports, uint32_t address, const PortRequest* request, uint32_t port,
+                            uint32_t mapping) noexcept nogil:
+    """assign_port of a port that several mappings may share."""
     cdef EndpointPair ends
-    assert_spin(&ports.spin, ports.lock, "ports: assign_port")
-    if ports.policy != PORTS_OVERLOAD:
-        map.cells[port] = mapping
-        if ports.workers > 1:
-            map.workers[port] = <uint8_t>ports.allocating
-        return True
     pair_of(ports, address, request, port, &ends)
     ends.mapping = mapping
     ends.worker = <uint8_t>ports.allocating

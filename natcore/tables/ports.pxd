@@ -29,7 +29,7 @@ from natcore.tables.block_rows cimport BlockPlace
 from natcore.tables.port_blocks cimport Blocks
 from natcore.tables.port_overload cimport Overload
 from natcore.base.flow_hash cimport HashKey
-from natcore.base.compiler cimport load_relaxed, load_relaxed64, store_relaxed, store_relaxed64
+from natcore.base.compiler cimport bswap32, load_relaxed, load_relaxed64, store_relaxed, store_relaxed64
 from natcore.base.sentinels cimport NONE
 from natcore.base.hash_table cimport Index
 from natcore.base.headers cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP
@@ -261,6 +261,13 @@ cdef inline uint32_t port_holder(Ports* ports, uint32_t address, uint32_t space,
     spin_unlock(&ports.spin)
     return number
 
+cdef inline uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil:
+    """Index of the outside address ip (big-endian), or NONE."""
+    cdef uint32_t host = bswap32(ip)
+    if host < ports.lowest or host > ports.highest:
+        return NONE
+    return address_search(ports, ip)
+
 cdef bint ports_new(Ports* ports, uint32_t capacity) noexcept nogil
 cdef void ports_delete(Ports* ports) noexcept nogil
 cdef void ports_allow(Ports* ports, uint32_t first, uint32_t last) noexcept nogil
@@ -268,7 +275,7 @@ cdef bint ports_divide(Ports* ports, uint32_t block_size, bint assigned) noexcep
 cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogil
 cdef bint address_open(Ports* ports, uint32_t number, uint32_t ip, uint32_t eip) noexcept nogil
 cdef bint address_drop(Ports* ports, uint32_t address) noexcept nogil
-cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil
+cdef uint32_t address_search(const Ports* ports, uint32_t ip) noexcept nogil
 cdef bint address_share(Ports* ports, uint32_t address, const uint64_t* wanted) noexcept nogil
 cdef void address_unshare(Ports* ports, uint32_t address) noexcept nogil
 cdef uint32_t port_predict(const Ports* ports, const PortMap* map, uint32_t preferred, uint64_t random,
@@ -285,6 +292,7 @@ cdef uint32_t address_pick(const Ports* ports, uint32_t space, const Pool* pool,
 cdef uint32_t address_due(const Ports* ports, uint32_t space, const Pool* pool, uint32_t start, uint32_t now_ms) noexcept nogil
 cdef uint32_t held_for_owner(PortMap* map, uint32_t owner, uint64_t random) noexcept nogil
 cdef uint32_t nth_set(uint64_t bits, uint32_t n) noexcept nogil
+cdef uint32_t allocate_random(Ports* ports, PortMap* map, uint64_t random) noexcept nogil
 cdef uint32_t allocate_from_map(Ports* ports, PortMap* map, uint32_t owner, uint32_t preferred, uint64_t random,
                                 uint32_t now_ms,
                                 uint32_t* until_ms) noexcept nogil

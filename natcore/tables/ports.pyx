@@ -96,11 +96,8 @@ cdef inline bint address_has_key(const void* ports, uint32_t number, const void*
     return (<const Ports*>ports).addresses[number].ip == (<const uint32_t*>ip)[0]
 
 
-cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil:
-    """Index of the outside address ip (big-endian), or NONE."""
-    cdef uint32_t host = bswap32(ip)
-    if host < ports.lowest or host > ports.highest:
-        return NONE
+cdef uint32_t address_search(const Ports* ports, uint32_t ip) noexcept nogil:
+    """address_find, within the range of all addresses."""
     return index_find(&ports.index, flow_hash(&ports.key, ip, 0, 0), address_has_key, ports, &ip)
 
 
@@ -493,7 +490,7 @@ cdef inline uint32_t probe(const Ports* ports, const PortMap* map, uint64_t mask
     cdef uint32_t port, _try
     for _try in range(PROBES if ports.workers == 1 else PROBES * 4):
         port = nth_port(ports, in_ports(random[0], ports.range_size))
-        if ((free_of_word(ports, map, port >> 6, mask) >> (port & 63)) & 1
+        if ((~load_relaxed64(&map.used[port >> 6]) & mask) >> (port & 63) & 1
                 and (ports.workers == 1 or worker_preferring(ports, port) == worker)):
             return port
         random[0] = random_next(random[0])
@@ -584,19 +581,31 @@ cdef uint32_t port_predict(const Ports* ports, const PortMap* map, uint32_t pref
     return probe(ports, map, mask, &random, worker)
 
 
-cdef void port_use(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
-    """Marks a free port as used; a block that contains it must be assigned already."""
-    assert_spin(&ports.spin, ports.lock, "ports: port_use")
+cdef inline void mark_used(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
     store_relaxed64(&map.used[port >> 6], map.used[port >> 6] | <uint64_t>1 << (port & 63))
     count_free(ports, map, port, -1)
     if ports.blocks.per_address:
         block_under(ports, map, port).ports += 1
 
 
+cdef void port_use(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
+    """Marks a free port as used; a block that contains it must be assigned already."""
+    assert_spin(&ports.spin, ports.lock, "ports: port_use")
+    mark_used(ports, map, port)
+
+
 cdef uint32_t port_reuse(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
     """Marks a held-down port as used; until when it was held down, ms."""
     assert_spin(&ports.spin, ports.lock, "ports: port_reuse")
     return end_hold_down(ports, map, port)
+
+
+cdef uint32_t allocate_random(Ports* ports, PortMap* map, uint64_t random) noexcept nogil:
+    """allocate_from_map where the policy prefers no port and one is free (map.free), as for nearly all new mappings."""
+    cdef uint32_t port = pick(ports, map, <uint64_t>-1, random, ports.allocating)
+    assert_spin(&ports.spin, ports.lock, "ports: allocate_random")
+    mark_used(ports, map, port)
+    return port
 
 
 cdef uint32_t allocate_from_map(Ports* ports, PortMap* map, uint32_t owner, uint32_t preferred, uint64_t random,

@@ -5,7 +5,7 @@ A packet of an established session touches only the hot line and one bucket of a
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.log.journal cimport Journal, Record
-from natcore.tables.mappings cimport Mappings
+from natcore.tables.mappings cimport Mapping, Mappings
 from natcore.tables.offload cimport Offload
 from natcore.base.compiler cimport likely
 from natcore.base.flow_hash cimport HashKey, flow_hash
@@ -200,8 +200,20 @@ cdef inline uint64_t filter_hash(const Sessions* table, const Filter* key) noexc
 
 cdef bint sessions_new(Sessions* table, uint32_t capacity, bint filters) noexcept nogil
 cdef void sessions_delete(Sessions* table, bint filters) noexcept nogil
-cdef uint32_t session_open(Sessions* table, uint32_t mapping, uint32_t remote_ip, uint16_t remote_port,
-                           uint8_t flags, uint8_t timeout_class, uint64_t now_ns) noexcept nogil
+cdef inline uint64_t outbound_hash(const Sessions* table, const Mapping* owner, uint32_t remote_ip,
+                                   uint16_t remote_port) noexcept nogil:
+    """Hash of the outbound key that a session of the mapping to a remote has (big-endian), as key_hash."""
+    return flow_hash(&table.key, <uint64_t>remote_ip << 32 | owner.inside_ip, <uint32_t>remote_port << 16 | owner.inside_port,
+                     owner.protocol)
+
+cdef inline uint64_t inbound_hash(const Sessions* table, const Mapping* owner, uint32_t remote_ip,
+                                  uint16_t remote_port) noexcept nogil:
+    """Likewise of the inbound key."""
+    return flow_hash(&table.key, <uint64_t>owner.outside_ip << 32 | remote_ip,
+                     <uint32_t>owner.outside_port << 16 | remote_port, owner.protocol)
+
+cdef uint32_t session_open(Sessions* table, uint32_t mapping, uint32_t remote_ip, uint16_t remote_port, uint64_t outbound,
+                           uint64_t inbound, uint8_t flags, uint8_t timeout_class, uint64_t now_ns) noexcept nogil
 cdef void create_row_write(Sessions* table, uint32_t slot) noexcept nogil
 cdef void session_forget(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
 cdef void session_discard(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil

@@ -10,7 +10,6 @@ from natcore.tables.mappings cimport MAPPING_STATIC, Mapping, mapping_close
 from natcore.tables.offload cimport OFFLOAD_UNIT_SHIFT, Offload, OffloadEntry, OffloadUse, offload_take, offload_units
 from natcore.tables.ports cimport space_of
 from natcore.base.checksum cimport combine, delta16, delta32
-from natcore.base.flow_hash cimport flow_hash
 from natcore.base.compiler cimport (
     bswap16, bswap32, fetch_add64, load_relaxed64, prefetch_write, store_relaxed, unlikely,
 )
@@ -164,6 +163,11 @@ cdef void window_write(Sessions* table, uint32_t slot, uint64_t end_ns) noexcept
     session.flags |= NO_WINDOW
 
 
+cdef inline void window_open(const Sessions* table, Session* session, Cold* cold, uint64_t now_ns) noexcept nogil:
+    cold.window_start_ns = now_ns
+    session.window_end = <uint16_t>((now_ns + table.window_ns) // 1000000000)
+
+
 cdef void window_roll(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil:
     """Call before counting a packet: closes an expired window, opens one if none is open."""
     cdef Session* session = &table.hot[slot]
@@ -174,8 +178,7 @@ cdef void window_roll(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept 
             return
         window_write(table, slot, now_ns)
     session.flags &= ~NO_WINDOW
-    cold.window_start_ns = now_ns
-    session.window_end = <uint16_t>((now_ns + table.window_ns) // 1000000000)
+    window_open(table, session, cold, now_ns)
 
 
 # ---- offloaded sessions (offload.pxd) ----------------------------------------------------------------------------------
@@ -396,17 +399,13 @@ cdef inline void give_slot(Sessions* table, uint32_t slot) noexcept nogil:
     freelist_give(&table.slots, slot)
 
 
-cdef uint32_t session_open(Sessions* table, uint32_t mapping, uint32_t remote_ip, uint16_t remote_port,
-                           uint8_t flags, uint8_t timeout_class, uint64_t now_ns) noexcept nogil:
+cdef uint32_t session_open(Sessions* table, uint32_t mapping, uint32_t remote_ip, uint16_t remote_port, uint64_t outbound,
+                           uint64_t inbound, uint8_t flags, uint8_t timeout_class, uint64_t now_ns) noexcept nogil:
     """Opens a session of the mapping to a remote (big-endian), with an open window; log it with create_row_write.
 
-    NONE: probe limit reached. A slot must be free, and neither key in use.
+    outbound, inbound: hashes of its keys. NONE: probe limit reached. A slot must be free, and neither key in use.
     """
-    cdef const Mapping* owner = &table.mappings.mappings[mapping]
-    cdef uint64_t outbound = flow_hash(&table.key, <uint64_t>remote_ip << 32 | owner.inside_ip,
-                                       <uint32_t>remote_port << 16 | owner.inside_port, owner.protocol)
-    cdef uint64_t inbound = flow_hash(&table.key, <uint64_t>owner.outside_ip << 32 | remote_ip,
-                                      <uint32_t>owner.outside_port << 16 | remote_port, owner.protocol)
+    cdef Mapping* owner = &table.mappings.mappings[mapping]
     cdef uint32_t slot = freelist_take(&table.slots)
     cdef Session* session = &table.hot[slot]
     cdef Cold* cold = &table.cold[slot]
@@ -427,15 +426,17 @@ cdef uint32_t session_open(Sessions* table, uint32_t mapping, uint32_t remote_ip
     if owner.protocol != PROTOCOL_ICMP:
         session.l4_delta = combine(session.l4_delta, session.l3_delta)
     session.last_seen = <uint32_t>(now_ns // 1000000)
-    session.flags = flags | NO_WINDOW
+    session.flags = flags
     session.timeout_class = timeout_class
     if not insert_session(table, slot, outbound, inbound):
         give_slot(table, slot)
         return NONE
     cold.mapping = mapping
     assign_number(table, slot, now_ns)
-    join_mapping(table, slot)
-    window_roll(table, slot, now_ns)
+    owner.sessions += 1
+    count_origin(table, slot, 1)
+    link(table.by_mapping, &owner.first, slot)
+    window_open(table, session, cold, now_ns)
     note_change(table, slot)
     return slot
 
@@ -468,13 +469,6 @@ cdef void count_origin(Sessions* table, uint32_t slot, int by) noexcept nogil:
         store_relaxed(&table.opened_outside, table.opened_outside + by)
     elif mapping.subscriber != NONE:
         table.mappings.subscribers[mapping.subscriber].sessions += by
-
-
-cdef void join_mapping(Sessions* table, uint32_t slot) noexcept nogil:
-    cdef Mapping* mapping = &table.mappings.mappings[table.cold[slot].mapping]
-    mapping.sessions += 1
-    count_origin(table, slot, 1)
-    link(table.by_mapping, &mapping.first, slot)
 
 
 cdef void leave_mapping(Sessions* table, uint32_t slot, uint32_t until_ms, uint64_t now_ns) noexcept nogil:

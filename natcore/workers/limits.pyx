@@ -6,13 +6,13 @@ the subscriber's or the mapping's sessions; for shared limits the next lines of 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from natcore.log.events cimport PORTS_THRESHOLD, SESSIONS_THRESHOLD, event_note
-from natcore.tables.mappings cimport MAPPING_PORTLESS, MAPPING_STATIC, Subscriber, subscriber_find
+from natcore.tables.mappings cimport MAPPING_PORTLESS, MAPPING_STATIC, Mapping, Subscriber, subscriber_find
 from natcore.tables.ports cimport LOOKS, PORT_SPACES, PortMap, Ports, reclaim, space_of
 from natcore.workers.expiry cimport reclaim_lines, reclaim_mapping, reclaim_subscriber
-from natcore.base.compiler cimport load_relaxed, store_relaxed
+from natcore.base.compiler cimport likely, load_relaxed, store_relaxed
 from natcore.base.sentinels cimport NONE, NO_LIMIT
 from natcore.base.spinlock cimport spin_lock, spin_unlock
-from natcore.workers.worker cimport Shared, holds_all_locks, tables_of_all
+from natcore.workers.worker cimport Clock, Shared, Worker, holds_all_locks, tables_of_all
 
 
 cdef void reclaim_shared(Worker* worker, const Clock* now) noexcept nogil:
@@ -65,16 +65,18 @@ cdef uint32_t mappings_live(const Worker* worker) noexcept nogil:
     return total
 
 
-cdef bint may_open_session(Worker* worker) noexcept nogil:
+cdef bint sessions_fit(Worker* worker) noexcept nogil:
+    """may_open_session, of several workers."""
     return has_capacity(worker, sessions_live(worker), worker.sessions.slots.capacity)
 
 
-cdef bint may_open_mapping(Worker* worker) noexcept nogil:
+cdef bint mappings_fit(Worker* worker) noexcept nogil:
+    """may_open_mapping, of several workers."""
     return has_capacity(worker, mappings_live(worker), worker.mappings.mapping_slots.capacity)
 
 
-cdef bint may_subscribe(Worker* worker, uint32_t inside_ip) noexcept nogil:
-    """Whether inside_ip is a subscriber or can become one."""
+cdef bint subscriber_fits(Worker* worker, uint32_t inside_ip) noexcept nogil:
+    """may_subscribe, of several workers, or where the table is full."""
     cdef uint32_t total = 0, i, capacity = worker.mappings.subscriber_slots.capacity
     for i in range(worker.shared.count):
         total += load_relaxed(&worker.shared.workers[i].mappings.subscriber_slots.live)
@@ -90,14 +92,12 @@ cdef uint32_t opened_outside(const Worker* worker) noexcept nogil:
     return total
 
 
-cdef bint over_quota(Worker* worker, uint32_t inside_ip, bint new_mapping) noexcept nogil:
-    """Whether the subscriber is at its limit of sessions, or with new_mapping of mappings (RFC 6888 REQ-4)."""
+cdef bint reaches_quota(const Worker* worker, uint32_t inside_ip, bint new_mapping) noexcept nogil:
+    """over_quota, where there is one."""
     cdef uint32_t limit = worker.configuration.sessions_per_subscriber, who
     cdef const Subscriber* subscriber
     if new_mapping:
         limit = worker.configuration.ports_per_subscriber
-    if limit == NO_LIMIT:
-        return False
     who = subscriber_find(&worker.mappings, inside_ip)
     if who == NONE:
         return limit == 0
@@ -111,29 +111,29 @@ cdef inline uint32_t second_of(const Clock* now) noexcept nogil:
     return <uint32_t>(now.ns // 1000000000)
 
 
-cdef uint8_t over_rate(Worker* worker, uint32_t inside_ip, const Clock* now) noexcept nogil:
-    """Whether the subscriber opened its maximum of sessions in this second."""
-    cdef uint32_t who
+cdef bint reaches_rate(const Worker* worker, uint32_t inside_ip, const Clock* now) noexcept nogil:
+    """over_rate, where there is one."""
+    cdef uint32_t who = subscriber_find(&worker.mappings, inside_ip)
     cdef const Subscriber* subscriber
-    if worker.configuration.new_per_second == NO_LIMIT:
-        return False
-    who = subscriber_find(&worker.mappings, inside_ip)
     if who == NONE:
         return worker.configuration.new_per_second == 0
     subscriber = &worker.mappings.subscribers[who]
     return subscriber.second == second_of(now) and subscriber.opened >= worker.configuration.new_per_second
 
 
-cdef bint over_gateway_rate(Worker* worker, const Clock* now) noexcept nogil:
-    """Whether the inside as a whole opened its maximum of sessions in this second."""
-    return (worker.configuration.gateway_per_second != NO_LIMIT and load_relaxed(&worker.shared.opened_second) == second_of(now)
+cdef bint reaches_gateway_rate(const Worker* worker, const Clock* now) noexcept nogil:
+    """over_gateway_rate, where there is one."""
+    return (load_relaxed(&worker.shared.opened_second) == second_of(now)
             and load_relaxed(&worker.shared.opened) >= worker.configuration.gateway_per_second)
 
 
 cdef void count_new(Worker* worker, uint32_t mapping, const Clock* now) noexcept nogil:
     """Counts a session that the inside opened or restarted."""
-    cdef uint32_t who = worker.mappings.mappings[mapping].subscriber, second = second_of(now)
+    cdef uint32_t who = worker.mappings.mappings[mapping].subscriber, second
     cdef Subscriber* subscriber
+    if likely(worker.configuration.gateway_per_second == NO_LIMIT and worker.configuration.new_per_second == NO_LIMIT):
+        return
+    second = second_of(now)
     if worker.configuration.gateway_per_second != NO_LIMIT:
         spin_lock(&worker.shared.spin)
         if worker.shared.opened_second != second:
@@ -156,6 +156,8 @@ cdef void count_opened(Worker* worker, uint32_t slot, const Clock* now) noexcept
     cdef uint32_t number = worker.sessions.cold[slot].mapping
     cdef const Mapping* mapping = &worker.mappings.mappings[number]
     count_new(worker, number, now)
+    if likely(worker.shared.count == 1 and is_below_thresholds(worker, mapping)):
+        return
     check_session_threshold(worker, now)
     if mapping.sessions == 1:
         check_port_threshold(worker, mapping, now)
@@ -180,6 +182,21 @@ cdef bint below_caps(Worker* worker, uint32_t number, const Clock* now) noexcept
 
 
 # ---- warning thresholds: edge-triggered, with hysteresis ---------------------------------------------------------------
+
+cdef inline bint is_below_thresholds(const Worker* worker, const Mapping* mapping) noexcept nogil:
+    """Whether neither threshold is near, or to be rearmed, with one worker: the counts are below, and no event was sent."""
+    cdef const Ports* ports = worker.mappings.ports
+    cdef const PortMap* map
+    if worker.configuration.warn_sessions and (
+            worker.shared.sessions_warned or worker.sessions.slots.live >= worker.configuration.warn_sessions):
+        return False
+    if worker.configuration.warn_ports == 0 or mapping.flags & (MAPPING_PORTLESS | MAPPING_STATIC):
+        return True
+    if ports.blocks.per_address:
+        return False
+    map = &ports.addresses[mapping.address].maps[space_of(mapping.protocol)]
+    return not map.warned and taken_of(ports, map) < worker.configuration.warn_ports
+
 
 cdef inline bint reaches_threshold(uint32_t taken, uint32_t warn, uint32_t rearm, uint8_t* warned) noexcept nogil:
     """Whether `taken` reaches warn for the first time since it was at rearm or below."""

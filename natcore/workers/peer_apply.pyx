@@ -14,7 +14,7 @@ from natcore.tables.ports cimport (
 )
 from natcore.tables.sessions cimport (
     HAIRPINNED, IN, NO_WINDOW, OPENED_OUTSIDE, OUT, SESSION_FREE, SYN_NOTED, TIMEOUT_FRAGMENT, UNLOGGED, UNTRANSLATED_BOTH,
-    Cold, Session, Sessions, session_find, session_forget, session_id, session_open,
+    Cold, Session, Sessions, inbound_hash, outbound_hash, session_find, session_forget, session_id, session_open,
 )
 from natcore.workers.limits cimport may_open_mapping, may_open_session, may_subscribe
 from natcore.workers.peer_rows cimport PeerHeldDown, PeerRefresh, PeerSession
@@ -275,6 +275,7 @@ cdef const char* apply_session(Standby* standby, uint32_t worker, const PeerSess
     cdef uint32_t address = NONE, mapping, slot
     cdef Sessions* table
     cdef Cold* cold
+    cdef const Mapping* owner
     cdef MappingKey key
     cdef const char* wrong
     if place == NULL:
@@ -303,8 +304,11 @@ cdef const char* apply_session(Standby* standby, uint32_t worker, const PeerSess
         if wrong != NULL:
             return wrong
         own.mappings.mappings[mapping].flags |= row.mapping_flags & MAPPING_DRAINING
-    slot = session_open(&own.sessions, mapping, row.remote_ip, row.remote_port, row.flags & SESSION_FLAGS, row.timeout_class,
-                        standby.now_ns)
+    owner = &own.mappings.mappings[mapping]
+    slot = session_open(&own.sessions, mapping, row.remote_ip, row.remote_port,
+                        outbound_hash(&own.sessions, owner, row.remote_ip, row.remote_port),
+                        inbound_hash(&own.sessions, owner, row.remote_ip, row.remote_port), row.flags & SESSION_FLAGS,
+                        row.timeout_class, standby.now_ns)
     if slot == NONE:
         if own.mappings.mappings[mapping].sessions == 0:
             mapping_close(&own.mappings, mapping, own.mappings.mappings[mapping].held_until,
