@@ -1,5 +1,5 @@
 """Compiler builtins: prefetch, branch hints, atomics, byte swaps. Portable builds define NATCORE_PORTABLE."""
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 cdef extern from * nogil:
     """
@@ -45,6 +45,7 @@ cdef extern from * nogil:
     uint32_t load_acquire "natcore_load_acquire" (uint32_t* address) noexcept
     void store_release "natcore_store_release" (uint32_t* address, uint32_t value) noexcept
     uint64_t load_acquire64 "natcore_load_acquire" (uint64_t* address) noexcept
+    void store_release16 "natcore_store_release" (uint16_t* address, uint16_t value) noexcept
     void store_release64 "natcore_store_release" (uint64_t* address, uint64_t value) noexcept
     uint32_t load_relaxed "natcore_load_relaxed" (const uint32_t* address) noexcept
     void store_relaxed "natcore_store_relaxed" (uint32_t* address, uint32_t value) noexcept

@@ -4,7 +4,9 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset, strerror
 
-from natcore.base.compiler cimport bswap16, bswap32, load_acquire64, load_relaxed, load_relaxed64, store_release64
+from natcore.base.compiler cimport (
+    bswap16, bswap32, load_acquire64, load_relaxed, load_relaxed64, store_release, store_release16, store_release64,
+)
 from natcore.base.headers cimport (
     ETHERNET_BYTES, ETHERTYPE_IPV4, IPV4_FRAGMENT, PROTOCOL_TCP, PROTOCOL_UDP, EthernetHeader, Ipv4Header, load16,
 )
@@ -18,8 +20,8 @@ from natcore.io.neighbors cimport KNOWN, NO_ROUTE, Neighbour, neighbour_at, rout
 from natcore.nat.rewrite cimport directed_delta
 from natcore.packet.verdict cimport INBOUND, egress_of
 from natcore.tables.offload cimport (
-    OFFLOAD_HOPS, OFFLOAD_UNIT_SHIFT, OFFLOAD_WAYS, Offload, OffloadEntry, OffloadHop, OffloadUse, offload_bucket,
-    offload_take, offload_units,
+    OFFLOAD_HOPS, OFFLOAD_UNIT_SHIFT, OFFLOAD_WAYS, Offload, OffloadEntry, OffloadHop, OffloadUse, offload_bucket, offload_hash,
+    offload_tag, offload_tag_of, offload_take, offload_units,
 )
 from natcore.tables.sessions cimport (
     OPENED_OUTSIDE, UNLOGGED, Session, Sessions, session_addresses, session_find, session_fold, session_ports,
@@ -104,17 +106,18 @@ cdef uint32_t hop_to(Loop* loop, const Frame* frame) noexcept nogil:
     return i
 
 
-cdef uint32_t place_for(Offload* offload, const Session* session, uint32_t direction) noexcept nogil:
-    """A free entry of the flow's bucket, or NONE."""
-    cdef uint32_t first = <uint32_t>offload_bucket(offload, session_addresses(session, direction),
-                                                   session_ports(session, direction), session.protocol) * OFFLOAD_WAYS
-    cdef uint32_t i
-    cdef const OffloadUse* use
-    for i in range(first, first + OFFLOAD_WAYS):
-        use = &offload.uses[i]
-        if use.slot == NONE and (use.recalled == 0 or load_acquire64(&offload.epoch) >= use.recalled + 2):
-            return i
-    return NONE
+cdef uint32_t place_for(const Offload* offload, uint64_t hash) noexcept nogil:
+    """A free entry of the flow's bucket, or NONE; also where another one has its tag, since the program looks at one alone."""
+    cdef uint32_t place = NONE, number, way
+    cdef uint16_t tag
+    for way in range(OFFLOAD_WAYS):
+        number = way << offload.bits | offload_bucket(offload, hash)
+        tag = offload_tag_of(offload, number)[0]
+        if tag == offload_tag(offload, hash):
+            return NONE
+        if place == NONE and tag == 0 and load_acquire64(&offload.epoch) >= offload.uses[number].recalled + 2:
+            place = number
+    return place
 
 
 cdef void note_late(Offload* offload, uint32_t number, uint32_t direction) noexcept nogil:
@@ -133,6 +136,7 @@ cdef void offer(Loop* loop, const Interface* ingress, const Frame* frame) noexce
     cdef Sessions* table = &worker.sessions
     cdef Offload* offload = table.offload
     cdef uint32_t direction = frame.side, slot, hop, number
+    cdef uint64_t hash
     cdef Session* session
     cdef OffloadEntry* entry
     if (frame.verdict > INBOUND or loop.view_count or worker.flows != NULL or load_relaxed64(&worker.shared.fence_ns)
@@ -145,9 +149,10 @@ cdef void offer(Loop* loop, const Interface* ingress, const Frame* frame) noexce
     if hop == NONE:
         return
     session = &table.hot[slot]
+    hash = offload_hash(offload, session_addresses(session, direction), session_ports(session, direction), session.protocol)
     number = offload.of_slot[2 * <size_t>slot + direction]
     if number == NONE:
-        number = place_for(offload, session, direction)
+        number = place_for(offload, hash)
         if number == NONE:
             loop.offer_below = max(loop.offer_below >> 1, <uint32_t>OFFER_LEAST)
             return
@@ -160,6 +165,7 @@ cdef void offer(Loop* loop, const Interface* ingress, const Frame* frame) noexce
         entry.source = <uint32_t>session_addresses(session, direction)
         entry.destination = <uint32_t>(session_addresses(session, direction) >> 32)
         entry.ports = session_ports(session, direction)
+        entry.protocol = session.protocol
         entry.address = session.ip[2 - 2 * direction]
         entry.port = session.port[2 - 2 * direction]
         entry.network_delta = directed_delta(session.l3_delta, direction)
@@ -175,8 +181,8 @@ cdef void offer(Loop* loop, const Interface* ingress, const Frame* frame) noexce
     entry.last_seen = offload_units(offload, worker.now_ns) - offload.lag
     entry.end += ahead(session.end[direction], entry.end)
     entry.ack += ahead(session.ack[direction], entry.ack)
-    entry.generation = offload.generation[0]
-    entry.protocol = session.protocol           # at last: now the program finds it
+    store_release(&entry.generation, offload.generation[0])         # in force, with what was renewed
+    store_release16(offload_tag_of(offload, number), offload_tag(offload, hash))    # at last: now the program finds it
     loop.offer_below = min(loop.offer_below << 1, <uint32_t>OFFER_MOST)
 
 
@@ -238,14 +244,14 @@ cdef void* shared_memory(int fd, uint64_t bytes_) except NULL:
 
 
 cdef class FastPath:
-    """The table of offloaded sessions, in the memory of array maps that XDP programs use: 2^bits buckets of entries, next hops,
-    the generation. The tables of one worker use it from PlaneLoop.set_fast_path until `close`.
+    """The table of offloaded sessions, in the memory of array maps that XDP programs use: tags and entries of 2^bits buckets,
+    next hops, the generation. The tables of one worker use it from PlaneLoop.set_fast_path until `close`.
 
     capacity: of the session table. outside: the outside interface's number. offset_ns: the gateway's clock - CLOCK_MONOTONIC.
     Raises OSError, MemoryError.
     """
 
-    def __cinit__(self, int entries, int hops, int generation, uint32_t bits, uint64_t key, uint64_t other_key,
+    def __cinit__(self, int tags, int entries, int hops, int generation, uint32_t bits, uint64_t key, uint64_t other_key,
                   uint32_t capacity, uint32_t outside, int64_t offset_ns):
         cdef uint64_t count = <uint64_t>OFFLOAD_WAYS << bits, i
         memset(&self.offload, 0, sizeof(Offload))
@@ -254,6 +260,7 @@ cdef class FastPath:
         self.offload.keys[0], self.offload.keys[1] = key, other_key
         self.offload.epoch = 2
         self.offload.lag = <uint32_t>(tick_ns() >> OFFLOAD_UNIT_SHIFT) + 1
+        self.offload.tags = <uint16_t*>shared_memory(tags, 8 << bits)
         self.offload.entries = <OffloadEntry*>shared_memory(entries, count * sizeof(OffloadEntry))
         self.offload.hops = <OffloadHop*>shared_memory(hops, OFFLOAD_HOPS * sizeof(OffloadHop))
         self.offload.generation = <uint32_t*>shared_memory(generation, 4096)
@@ -270,6 +277,8 @@ cdef class FastPath:
     def __dealloc__(self):
         cdef uint64_t count = <uint64_t>OFFLOAD_WAYS << self.offload.bits
         self.close()
+        if self.offload.tags != NULL:
+            munmap(self.offload.tags, 8 << self.offload.bits)
         if self.offload.entries != NULL:
             munmap(self.offload.entries, count * sizeof(OffloadEntry))
         if self.offload.hops != NULL:

@@ -5,6 +5,11 @@ program (python/natcore/plane/xdp_fast_path.py) reads an entry and counts in it;
 session table (sessions.pyx), which folds what the program has counted into the session before anyone needs it, and recalls a
 session before anything about it changes.
 
+The four tags of a bucket are eight bytes of an array of their own, small enough for a processor's second-level cache: a packet
+without an entry looks at them and at nothing else. An entry is published by its tag, which is stored when the entry is
+complete; the program looks at an entry after it has seen the tag, and compares all of it. An entry that is recalled goes out of
+force first, then its tag is cleared: no packet that comes later finds it.
+
 The program's clock is the kernel's coarse one, which goes on with each tick: entries are written so that it is never too late
 for a window's end, and a session was seen when it may have been seen at the latest.
 
@@ -27,7 +32,7 @@ cdef struct OffloadEntry:       # one cache line; the program writes the last fi
     uint32_t source             # addresses and ports as in the packet that comes, big-endian
     uint32_t destination
     uint32_t ports
-    uint8_t protocol            # 0: the entry is free
+    uint8_t protocol
     uint8_t interface           # that the packet comes by
     uint16_t hop                # index in hops
     uint32_t address            # new source (from inside) or destination (from outside), big-endian
@@ -61,10 +66,11 @@ cdef struct OffloadTotals:      # of an interface, cumulative
     uint64_t sent               # packets that left by it
 
 cdef struct Offload:
-    OffloadEntry* entries       # [ways << bits] shared with the program
+    uint16_t* tags              # [1 << bits][ways] shared with the program; 0: the entry is free
+    OffloadEntry* entries       # [ways][1 << bits] shared
     OffloadHop* hops            # [OFFLOAD_HOPS] shared
     uint32_t* generation        # shared
-    OffloadUse* uses            # [ways << bits]
+    OffloadUse* uses            # [ways][1 << bits]
     uint32_t* hop_addresses     # [OFFLOAD_HOPS] host order; 0: unused
     uint32_t* of_slot           # [capacity][2] by session and Direction: its entry, or NONE
     uint64_t keys[2]            # of the hash
@@ -84,13 +90,21 @@ cdef struct Offload:
     uint64_t late               # packets counted after their session was recalled: forwarded, in no row
     OffloadTotals interfaces[16]    # [OFFLOAD_INTERFACES]
 
-cdef inline uint64_t offload_bucket(const Offload* offload, uint64_t addresses, uint32_t ports,
-                                    uint8_t protocol) noexcept nogil:
-    """The bucket of a flow, as the program computes it."""
+cdef inline uint64_t offload_hash(const Offload* offload, uint64_t addresses, uint32_t ports, uint8_t protocol) noexcept nogil:
+    """The hash of a flow, as the program computes it: `bits` bits for the bucket, then 16 for the tag."""
     cdef uint64_t hash = (addresses ^ offload.keys[0]) * <uint64_t>0x9E3779B97F4A7C15
     hash += (ports + (<uint64_t>protocol << 32)) ^ offload.keys[1]
-    hash = (hash ^ hash >> 32) * <uint64_t>0xD6E8FEB86659FD93
-    return hash >> (64 - offload.bits)
+    return (hash ^ hash >> 32) * <uint64_t>0xD6E8FEB86659FD93
+
+cdef inline uint32_t offload_bucket(const Offload* offload, uint64_t hash) noexcept nogil:
+    return <uint32_t>(hash >> (64 - offload.bits))
+
+cdef inline uint16_t offload_tag(const Offload* offload, uint64_t hash) noexcept nogil:
+    return <uint16_t>(hash << offload.bits >> 48 | 1)       # not 0, which is a free entry's
+
+cdef inline uint16_t* offload_tag_of(const Offload* offload, uint32_t number) noexcept nogil:
+    """An entry's place among the tags."""
+    return &offload.tags[(number & ((<uint32_t>1 << offload.bits) - 1)) * OFFLOAD_WAYS + (number >> offload.bits)]
 
 cdef inline uint32_t offload_units(const Offload* offload, uint64_t now_ns) noexcept nogil:
     """A moment of the gateway's clock in units of an entry's times, rounded down."""

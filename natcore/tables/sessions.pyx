@@ -7,11 +7,13 @@ from natcore.log.journal cimport (
     journal_slot, label_us,
 )
 from natcore.tables.mappings cimport MAPPING_STATIC, Mapping, mapping_close
-from natcore.tables.offload cimport OFFLOAD_UNIT_SHIFT, Offload, OffloadEntry, OffloadUse, offload_take, offload_units
+from natcore.tables.offload cimport (
+    OFFLOAD_UNIT_SHIFT, Offload, OffloadEntry, OffloadUse, offload_tag_of, offload_take, offload_units,
+)
 from natcore.tables.ports cimport space_of
 from natcore.base.checksum cimport combine, delta16, delta32
 from natcore.base.compiler cimport (
-    bswap16, bswap32, fetch_add64, load_relaxed64, prefetch_write, store_relaxed, unlikely,
+    bswap16, bswap32, fetch_add64, load_relaxed64, prefetch_write, store_relaxed, store_release16, unlikely,
 )
 from natcore.base.sentinels cimport NONE
 from natcore.base.serial_numbers cimport ahead
@@ -261,7 +263,7 @@ cdef void session_recall(Sessions* table, uint32_t slot) noexcept nogil:
     for direction in range(2):
         number = offload.of_slot[2 * <size_t>slot + direction]
         if number != NONE:
-            offload.entries[number].protocol = 0
+            store_release16(offload_tag_of(offload, number), 0)
             offload.uses[number].slot = NONE
             offload.uses[number].recalled = offload.epoch
             offload.of_slot[2 * <size_t>slot + direction] = NONE

@@ -8,6 +8,7 @@ from typing_extensions import disjoint_base
 class FastPath:
     def __new__(
         cls,
+        tags: int,
         entries: int,
         hops: int,
         generation: int,

@@ -28,6 +28,7 @@ class Assembler:
         self._code.append((code, to, of, 0, offset, value))
 
     def label(self, name: str) -> None:
+        assert name not in self._labels, name
         self._labels[name] = len(self._code)
 
     def load(self, size: int, to: int, of: int, offset: int) -> None:

@@ -9,6 +9,7 @@ too long.
 from __future__ import annotations
 
 import os
+import platform
 import secrets
 import sys
 from dataclasses import dataclass
@@ -39,10 +40,10 @@ ENTRY_BYTES, WAYS = 64, 4  # of an entry; entries of a bucket (OffloadEntry, OFF
 
 HOP_BYTES = 16  # of a next hop (OffloadHop)
 UNIT_SHIFT = 20  # times are CLOCK_MONOTONIC_COARSE in units of 2^20 ns (OFFLOAD_UNIT_SHIFT)
-MULTIPLIERS = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93  # of the hash of a flow (offload_bucket)
+MULTIPLIERS = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93  # of the hash of a flow (offload_hash)
 
 # Bytes within OffloadEntry
-_PORTS, _PROTOCOL, _HOP, _ADDRESS, _PORT, _NETWORK_DELTA, _TRANSPORT_DELTA = 8, 12, 14, 16, 20, 22, 24
+_PORTS, _PROTOCOL, _INTERFACE, _HOP, _ADDRESS, _PORT, _NETWORK_DELTA, _TRANSPORT_DELTA = 8, 12, 13, 14, 16, 20, 22, 24
 _UNTIL, _IDLE, _GENERATION, _BYTES, _PACKETS, _LAST_SEEN, _END, _ACK = 28, 32, 36, 40, 48, 52, 56, 60
 _HOP_MTU, _HOP_DEVICE = 12, 14  # within OffloadHop, after the two link addresses
 
@@ -68,12 +69,13 @@ class SharedMaps:
         )  # two entries a session: 2/3 full
         self._fds: list[int] = []
         try:
-            self.entries = self._keep(bpf.shared_array(1 << self.bits, WAYS * ENTRY_BYTES))
+            self.tags = self._keep(bpf.shared_array(1 << self.bits, 8))
+            self.entries = self._keep(bpf.shared_array(WAYS << self.bits, ENTRY_BYTES))
             self.hops = self._keep(bpf.shared_array(1 << 16, HOP_BYTES))
             self.generation = self._keep(bpf.shared_array(1, 8))
             self.devices = self._keep(bpf.devices(INTERFACES_MOST))
             self.table = FastPath(
-                self.entries, self.hops, self.generation, self.bits, *self.keys, capacity, outside, offset_ns
+                self.tags, self.entries, self.hops, self.generation, self.bits, *self.keys, capacity, outside, offset_ns
             )
         except PermissionError as error:
             self.close()
@@ -102,12 +104,14 @@ class SharedMaps:
 class InterfaceMaps:
     """The maps, and what one interface's program needs to know.
 
-    interface: its number. virtual: senders may leave checksums to offload.
+    interface: its number. virtual: senders may leave checksums to offload. ordered: the processor's loads are seen in the order
+    of the program.
     """
 
     shared: SharedMaps
     interface: int
     virtual: bool
+    ordered: bool = platform.machine() == "x86_64"
 
     @property
     def outside(self) -> bool:
@@ -122,19 +126,18 @@ def translate_offloaded(program: Assembler, maps: InterfaceMaps) -> None:
     packet is not for the fast path; uses registers 0 to 5, 8 and 9.
     """
     program.jump("ordinary", DIFFERS, 7, 8)
+    _find_entry(program, maps)
     _check_network(program, maps)
-    program.load(1, 9, 7, _IP + 9)
-    program.store(8, 10, _KIND, 9)  # the verifier knows that of two values then
-    program.jump("tcp", EQUAL, 9, value=_TCP)
-    program.jump("ordinary", NOT_EQUAL, 9, value=_UDP)
+    program.load(1, 1, 7, _IP + 9)
+    program.jump("tcp", EQUAL, 1, value=_TCP)
+    program.jump("ordinary", NOT_EQUAL, 1, value=_UDP)
     _check_udp(program)
-    _check_offload(program, maps, _L4 + 6)
-    program.jump("find")
+    _check_offload(program, maps, _UDP, _L4 + 6)
+    program.jump("sound")
     program.label("tcp")
     _check_tcp(program)
-    _check_offload(program, maps, _L4 + 16)
-    program.label("find")
-    _find_entry(program, maps)
+    _check_offload(program, maps, _TCP, _L4 + 16)
+    program.label("sound")
     _check_entry(program, maps)
     _rewrite(program, maps)
     _count(program)
@@ -147,12 +150,8 @@ def translate_offloaded(program: Assembler, maps: InterfaceMaps) -> None:
 
 
 def _check_network(program: Assembler, maps: InterfaceMaps) -> None:
-    """The IPv4 header is plain, sound, and has a hop left; the frame ends where the packet does."""
-    program.copy(4, 7)
-    program.add(4, _L4 + 8)
-    program.jump("ordinary", GREATER, 4, 3)
-    program.load(1, 5, 7, _IP)
-    program.jump("ordinary", NOT_EQUAL, 5, value=0x45)
+    """The IPv4 header is plain, sound, and has a hop left; the frame ends where the packet does. Register 5: its length."""
+    program.load(4, 3, 6, 4)
     program.load(2, 5, 7, _IP + 6)
     if maps.outside:
         program.mask(5, word("3fff"))
@@ -190,6 +189,8 @@ def _check_udp(program: Assembler) -> None:
     program.copy(1, 5)
     program.add(1, -20)
     program.jump("ordinary", GREATER, 4, 1)
+    program.set(1, _UDP)
+    program.store(8, 10, _KIND, 1)
 
 
 def _check_tcp(program: Assembler) -> None:
@@ -209,9 +210,11 @@ def _check_tcp(program: Assembler) -> None:
     program.jump("ordinary", GREATER, 4, 1)
     program.subtract(1, 4)
     program.store(4, 10, _PAYLOAD, 1)
+    program.set(1, _TCP)
+    program.store(8, 10, _KIND, 1)  # by which the verifier knows that the frame has a TCP header
 
 
-def _check_offload(program: Assembler, maps: InterfaceMaps, checksum: int) -> None:
+def _check_offload(program: Assembler, maps: InterfaceMaps, protocol: int, checksum: int) -> None:
     """A checksum that a virtual link's sender left to offload is the pseudo-header's sum: the ordinary way finishes it."""
     if not maps.virtual:
         return
@@ -222,56 +225,68 @@ def _check_offload(program: Assembler, maps: InterfaceMaps, checksum: int) -> No
     program.add(4, -20)
     program.from_network(4, 16)
     program.add_register(1, 4)
-    program.copy(4, 9)
-    program.from_network(4, 16)
-    program.add_register(1, 4)
+    program.add(1, word(f"{protocol:04x}"))
     program.fold(1, 4, 3)
     program.load(2, 4, 7, checksum)
     program.jump("ordinary", SAME, 1, 4)
 
 
 def _find_entry(program: Assembler, maps: InterfaceMaps) -> None:
-    """Register 9: the packet's entry."""
-    program.shift_left(9, 32)
+    """Register 9: the packet's entry. A packet without one looks at its bucket's tags alone.
+
+    A branch for each tag, not arithmetic on all four: the processor guesses which it is, and loads the entry beside the tags.
+    """
+    program.copy(4, 7)
+    program.add(4, _L4 + 8)
+    program.jump("ordinary", GREATER, 4, 3)
+    program.load(1, 4, 7, _IP)
+    program.jump("ordinary", NOT_EQUAL, 4, value=0x45)
+    program.load(1, 8, 7, _IP + 9)
+    program.shift_left(8, 32)
     program.load(4, 4, 7, _L4)
-    program.add_register(4, 9)  # ports and protocol
+    program.add_register(8, 4)  # ports and protocol
+    program.set_wide(5, maps.shared.keys[1])
+    program.toggle_register(8, 5)
     program.load(8, 1, 7, _IP + 12)
     program.set_wide(5, maps.shared.keys[0])
     program.toggle_register(1, 5)
     program.set_wide(5, MULTIPLIERS[0])
     program.multiply(1, 5)
-    program.set_wide(5, maps.shared.keys[1])
-    program.toggle_register(4, 5)
-    program.add_register(1, 4)
-    program.copy(4, 1)
-    program.shift_right(4, 32)
-    program.toggle_register(1, 4)
+    program.add_register(8, 1)
+    program.copy(1, 8)
+    program.shift_right(1, 32)
+    program.toggle_register(8, 1)
     program.set_wide(5, MULTIPLIERS[1])
-    program.multiply(1, 5)
+    program.multiply(8, 5)
+    program.copy(1, 8)
     program.shift_right(1, 64 - maps.shared.bits)
     program.store(4, 10, _NUMBER, 1)
-    _look_up(program, maps.shared.entries)
-    program.shift_right(9, 32)
-    program.add(9, maps.interface << 8 if sys.byteorder == "little" else 0)
-    if sys.byteorder == "big":
-        program.shift_left(9, 8)
-        program.add(9, maps.interface)
-    program.load(8, 1, 7, _IP + 12)
-    program.load(4, 2, 7, _L4)
+    _look_up(program, maps.shared.tags)
+
+    program.shift_left(8, maps.shared.bits)
+    program.shift_right(8, 48)
+    program.set(1, 1)
+    program.either(8, 1)  # its tag
     for way in range(WAYS):
-        program.load(8, 4, 0, way * ENTRY_BYTES)
-        program.jump(f"not {way}", DIFFERS, 4, 1)
-        program.load(4, 4, 0, way * ENTRY_BYTES + _PORTS)
-        program.jump(f"not {way}", DIFFERS, 4, 2)
-        program.load(2, 4, 0, way * ENTRY_BYTES + _PROTOCOL)
-        program.jump(f"not {way}", DIFFERS, 4, 9)
-        if way:
-            program.add(0, way * ENTRY_BYTES)
-        program.jump("found")
-        program.label(f"not {way}")
+        program.load(2, 4, 0, 2 * way)
+        program.set(1, way << maps.shared.bits)
+        program.jump("tagged", SAME, 4, 8)
     program.jump("ordinary")
-    program.label("found")
+    program.label("tagged")
+    program.load(4, 5, 10, _NUMBER)
+    program.add_register(5, 1)
+    if not maps.ordered:
+        program.toggle_register(4, 8)  # 0: the entry's address depends on the tag, so that it is loaded after that
+        program.add_register(5, 4)
+    program.store(4, 10, _NUMBER, 5)
+    _look_up(program, maps.shared.entries)
     program.copy(9, 0)
+    for size, at, of in ((8, _IP + 12, 0), (4, _L4, _PORTS), (1, _IP + 9, _PROTOCOL)):
+        program.load(size, 1, 7, at)
+        program.load(size, 4, 9, of)
+        program.jump("ordinary", DIFFERS, 1, 4)
+    program.load(1, 1, 9, _INTERFACE)
+    program.jump("ordinary", NOT_EQUAL, 1, value=maps.interface)
 
 
 def _check_entry(program: Assembler, maps: InterfaceMaps) -> None:
@@ -280,6 +295,10 @@ def _check_entry(program: Assembler, maps: InterfaceMaps) -> None:
     program.load(4, 1, 1, 0)
     program.load(4, 2, 9, _GENERATION)
     program.jump("ordinary", DIFFERS, 1, 2)
+    if not maps.ordered:
+        program.toggle_register(2, 1)  # 0: what was renewed is loaded after the generation
+        program.mask(2, 0)  # and the verifier knows it
+        program.add_register(9, 2)
     program.call(KTIME_GET_COARSE_NS)  # the exact clock waits for all loads before it: for the entry's line
     program.shift_right(0, UNIT_SHIFT)
     program.store(4, 10, _NOW, 0)
