@@ -31,7 +31,7 @@ def column(values: Any, name: str, *, is_address: bool, is_time: bool) -> Any:
 
 @cache
 def _octets() -> Any:
-    """Return the texts of 0 to 255: made at the first call, since the first `pyarrow.array` imports pandas where it is there."""
+    """Return the texts of 0 to 255; the first `pyarrow.array` imports pandas where it is there."""
     return pa.array([str(octet) for octet in range(256)])
 
 

@@ -306,7 +306,7 @@ def _kept_as(wanted: Wanted) -> str:
 class _Copies:
     """Files by their SHA-256, in a folder that goes with the process.
 
-    Of some only pieces are there, with holes between them. As these become more, the file gets another name each time:
+    Some are sparse: of them only pieces are there. As these become more, the file gets another name each time:
     DuckDB remembers what it read under one.
     """
 
