@@ -73,7 +73,9 @@ def test_asking_the_log_does_not_wait_for_what_forwards_packets(tmp_path: Path) 
     assert done.stdout.startswith("gap: the log has no rows"), done
     loaded = set(done.stdout.split())
     assert {"natcore.who.query", "duckdb"} <= loaded
-    assert not {"pyroute2", "rich.table", "natcore.demo.demo", "natcore.plane.links", "natcore.testing", "pandas"} & loaded
+    assert (
+        not {"pyroute2", "rich.table", "natcore.demo.demo", "natcore.plane.links", "natcore.testing", "pandas"} & loaded
+    )
 
 
 def test_the_command_line_by_itself_loads_no_library_that_starts_threads() -> None:
