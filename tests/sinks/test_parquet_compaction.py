@@ -459,3 +459,21 @@ def test_files_of_before_are_believed_as_a_whole(folder: Path, monkeypatch: pyte
     assert not line.tail_bytes
     changed(folder / line.file, 50)
     assert who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(30)).status == "gap"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_wherever_a_sorted_file_is_damaged_answers_stay_or_are_gaps(sorted_folder: Path, seed: int) -> None:
+    chance = np.random.default_rng(seed)
+    before = answers(sorted_folder)
+    line, _ = largest(sorted_folder)
+    path = sorted_folder / line.file
+    data = path.read_bytes()
+    told = 0
+    for place in chance.integers(0, len(data), 6).tolist():
+        changed(path, place)
+        for now, then in zip(answers(sorted_folder), before, strict=True):
+            assert now == then or now.status in ("gap", "incomplete"), (place, now, then)
+            told += now != then
+        assert not verify(sorted_folder).ok
+        path.write_bytes(data)
+    assert told and answers(sorted_folder) == before

@@ -86,7 +86,10 @@ class SortedRows:
         self._files = [pq.ParquetFile(path) for path in paths]
         addresses, protocols = self._column("nat_ip"), self._column("protocol")
         self._order, self._groups = _order(addresses, protocols, self._column("nat_port"), self._column("end_time"))
-        self._columns = {field.name: self._column(field.name) for field in SCHEMA}
+        self._columns = {}
+        for field in SCHEMA:
+            self._columns[field.name] = self._column(field.name)
+            pa.default_memory_pool().release_unused()  # what reading took
         self._files.clear()
 
     def __len__(self) -> int:

@@ -41,7 +41,8 @@ _DELTAS = {field.name: "DELTA_BINARY_PACKED" for field in SCHEMA if field.type.b
 # The columns by which files and row groups are found; statistics of the texts would cost more than they save.
 _STATISTICS = ["protocol", "nat_ip", "nat_port", "start_time", "end_time", "session", "number"]
 
-_PAGE_BYTES = 1 << 14  # a reader of few rows decodes their pages alone
+_PAGE_BYTES = 1 << 13  # a reader of few rows decodes their pages alone
+_PLAIN = ("pri_ip", "pub_ip")  # in sorted files: a dictionary of theirs would be decoded whole for these rows
 
 
 class Tail(NamedTuple):
@@ -53,7 +54,7 @@ class Tail(NamedTuple):
 
 def write_table(table: Any, file: BinaryIO, footer: dict[str, str]) -> None:
     """Write the table, for readers of all its rows. footer: the file's key-value metadata."""
-    with _writer(table.schema, file, footer, _STATISTICS) as writer:
+    with _writer(table.schema, file, footer, _STATISTICS, _DICTIONARIES) as writer:
         writer.write_table(table)
 
 
@@ -61,8 +62,9 @@ def write_groups(tables: Iterable[Any], file: BinaryIO, footer: dict[str, str]) 
     """Write sorted rows, for readers of few: each table as a row group, with its SHA-256 in the footer (as `GROUPS`)."""
     hashed = _Hashed(file)
     groups = []
+    dictionaries = [name for name in _DICTIONARIES if name not in _PLAIN]
     with _writer(
-        SCHEMA, hashed, footer, [*_STATISTICS, "eip"], data_page_size=_PAGE_BYTES, write_page_index=True
+        SCHEMA, hashed, footer, [*_STATISTICS, "eip"], dictionaries, data_page_size=_PAGE_BYTES, write_page_index=True
     ) as writer:  # fmt: skip
         for table in tables:
             writer.write_table(table, len(table))
@@ -75,9 +77,11 @@ def write_groups(tables: Iterable[Any], file: BinaryIO, footer: dict[str, str]) 
     return Tail(*hashed.taken()) if groups else Tail(0, "")
 
 
-def _writer(schema: Any, file: Any, footer: dict[str, str], statistics: list[str], **more: Any) -> Any:
+def _writer(
+    schema: Any, file: Any, footer: dict[str, str], statistics: list[str], dictionaries: list[str], **more: Any
+) -> Any:
     return pq.ParquetWriter(
-        file, schema.with_metadata(footer), compression="zstd", use_dictionary=_DICTIONARIES, column_encoding=_DELTAS,
+        file, schema.with_metadata(footer), compression="zstd", use_dictionary=dictionaries, column_encoding=_DELTAS,
         write_statistics=statistics, write_page_checksum=True, **more,
     )  # fmt: skip
 

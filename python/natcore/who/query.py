@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence, Set
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
@@ -149,7 +149,7 @@ class Answer:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON: times in ISO 8601, addresses dotted."""
-        result: dict[str, Any] = plain(asdict(self))
+        result: dict[str, Any] = plain(self)
         return result | {"subscriber": plain(self.subscriber)}
 
 
@@ -199,7 +199,7 @@ class Listing:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON: times in ISO 8601, addresses dotted."""
-        result: dict[str, Any] = plain(asdict(self))
+        result: dict[str, Any] = plain(self)
         return result
 
 
@@ -576,6 +576,9 @@ def _time(microseconds: int) -> datetime:
 
 
 def plain(value: Any) -> Any:
+    """Return a value for JSON: a dataclass as a dict, times in ISO 8601, addresses dotted."""
+    if is_dataclass(value):
+        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, dict):
         return {key: plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

@@ -127,6 +127,9 @@ class _Names:
     def __init__(self, folders: Mapping[str, list[str]]) -> None:
         self.folders = folders
         self.paths = frozenset(path for paths in folders.values() for path in paths)
+        self.by_folder = {
+            folder: frozenset(path.rpartition("/")[2] for path in paths) for folder, paths in folders.items()
+        }
         self._series: dict[tuple[str, str], list[tuple[str, str]]] = {}
         self._others: list[str] = []
         self._places = {path: at for paths in folders.values() for at, path in enumerate(paths)}
@@ -497,7 +500,7 @@ class Store(Source):
                 expected.setdefault(_beside(path, name), sha256)
         there = {
             path: parts for path, footer in footers.items()
-            if (parts := [part for name, _ in footer.replaces if (part := _beside(path, name)) in names.paths])
+            if (parts := [_beside(path, name) for name, _ in footer.replaces if name in names.by_folder[_folder(path)]])
         }  # fmt: skip
         self._read_hashes(there, stamps, expected)
         merged: set[str] = set()
