@@ -19,6 +19,7 @@ import pytest
 pytest.importorskip("moto", reason="needs moto[server] (PyPI)")
 
 from natcore import ConfigurationError, Error
+from natcore.sessionlog import file_metadata
 from natcore.sinks import ParquetSink, _parquet_compaction, _parquet_folder
 from natcore.sinks._parquet_folder import Lock, compaction_lines, read_footer, roll_seconds_of
 from natcore.sinks.compaction import compact
@@ -154,13 +155,16 @@ def test_compacted_files_are_read_by_the_manifest(storage: ObjectStorage, tmp_pa
     assert not verify(bucket).ok
 
 
+@pytest.mark.parametrize("addresses", [512, 1])  # that a footer names
 def test_of_a_compacted_file_the_row_groups_that_are_sought_are_read(
-    storage: ObjectStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    storage: ObjectStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, addresses: int
 ) -> None:
     monkeypatch.setattr(_parquet_compaction, "GROUP_ROWS", 4)
+    monkeypatch.setattr(file_metadata, "_MOST_ADDRESSES", addresses)
     log = Log(tmp_path / "log").tick(0)
     for number in range(60):
-        log.session(number, ANN, 10 + number, [(10 + number, 40 + number)], 40 + number, port=4000 + number)
+        log.session(number, ANN, 10 + number, [(10 + number, 40 + number)], 40 + number, port=4000 + number,
+                    eip=0xCB007101 + number // 40)  # fmt: skip
         if number % 20 == 19:
             log.tick(60 + number).write()
     log.tick(7200).write()
@@ -178,6 +182,7 @@ def test_of_a_compacted_file_the_row_groups_that_are_sought_are_read(
         return real(self, path, wanted)
 
     monkeypatch.setattr(Bucket, "fetch_pieces", fetch_pieces)
+    assert (footer.addresses is None) is (addresses == 1)
     ports = (4000, 4033, 4059, 4033)
     for keep_bytes in (1 << 30, 0):  # with nothing kept each is read again
         store, local = Store(storage.again(bucket.top, keep_bytes=keep_bytes)), Store(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from natcore import ConfigurationError
+from natcore import ConfigurationError, Error
 from natcore.sinks import ParquetSink
 from natcore.sinks._parquet_folder import Folder
 from natcore.who.evidence import ask_all
 from natcore.who.query import Answer, Listing, Store, talked, what, who
+from natcore.who.question import Question
 from natcore.who.question_file import read_questions
 from natcore.who.question_log import QuestionLog, check
 from support.lives import ANN, BOB, DNS, EPOCH, Log, at, label
@@ -213,6 +215,38 @@ def test_many_questions_are_answered_with_their_evidence(two: Path, tmp_path: Pa
     assert told["parts"] == {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in two.glob("*.parquet")}
     lines.write_text("\n".join(json.dumps(each["question"]) for each in told["answers"]))
     assert [question.sought for _, question in read_questions(lines)] == [question.sought for _, question in asked]
+
+
+def test_questions_of_a_folder_are_answered_several_at_once(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Store, "at_once", 2)
+    asked = [
+        (str(port), Question("203.0.113.1", port, "tcp", at(150), None, 0.0, None)) for port in (4000, 4001, 4002, 4003)
+    ]
+    expected = [
+        who(two, "203.0.113.1", port, protocol="tcp", at=at(150), tolerance=0).status for port in range(4000, 4004)
+    ]
+    both, real, calls = threading.Barrier(2), Store.parts, list[int]()
+
+    def parts(self: Store, start: int | None = None, end: int | None = None) -> Any:
+        if len(calls) < 2:
+            calls.append(len(calls))
+            both.wait(60)  # one alone does not pass
+        return real(self, start, end)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "parts", parts)
+        _, answers = ask_all(asked, Store(two))
+    assert [answer.status for answer in answers] == expected
+    calls.clear()
+
+    def failing(self: Store, start: int | None = None, end: int | None = None) -> Any:
+        calls.append(len(calls))
+        raise Error("no answer")
+
+    monkeypatch.setattr(Store, "parts", failing)
+    with pytest.raises(Error, match="no answer"):
+        ask_all(asked * 1000, Store(two))
+    assert len(calls) < 4000  # the others are not asked any more
 
 
 @pytest.mark.parametrize(("name", "text", "message"), [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
@@ -86,26 +87,31 @@ def ask_all(
         In the order of the questions.
     """
     asked_at = now or datetime.now(UTC)
+    # Questions of one time follow one another: what the source read for the last one serves the next one too.
+    places = sorted(range(len(questions)), key=lambda place: questions[place][1].start)
+    before = waiting(questions[places[0]][1], gateway, spool) if places else None
+
+    def found(place: int) -> Found:
+        assert before is not None
+        (_, question), there = questions[place], before
+        if gateway is not None and there.now is not None and place != places[0]:
+            there = there.with_live(live_rows(question, gateway, there.now))
+        return found_in(question, source, there)
+
     results: dict[int, tuple[Answer | Listing, dict[str, Any]]] = {}
     parts: dict[str, str | None] = {}
-    there = None
-    # Questions of one time follow one another: what the source read for the last one serves the next one too.
-    for place in sorted(range(len(questions)), key=lambda place: questions[place][1].start):
-        name, question = questions[place]
-        if there is None:
-            there = waiting(question, gateway, spool)
-        elif gateway is not None and there.now is not None:
-            there = there.with_live(live_rows(question, gateway, there.now))
-        found = found_in(question, source, there)
-        answer = answer_of(question, found)
-        if labels is not None:
-            answer = labelled(answer, labels)
-        used = _used(found)
-        parts.update((part.name, part.sha256 or None) for part in found.parts if part.name in used)
-        results[place] = answer, {
-            "id": name, "question": _question(question), "answer": answer.as_dict(), "rows": _rows(found),
-            "parts": sorted(used),
-        }  # fmt: skip
+    with ThreadPoolExecutor(1 if source is None else source.at_once, "nat-questions") as threads:
+        for place, each in zip(places, threads.map(found, places), strict=True):
+            name, question = questions[place]
+            answer = answer_of(question, each)
+            if labels is not None:
+                answer = labelled(answer, labels)
+            used = _used(each)
+            parts.update((part.name, part.sha256 or None) for part in each.parts if part.name in used)
+            results[place] = answer, {
+                "id": name, "question": _question(question), "answer": answer.as_dict(), "rows": _rows(each),
+                "parts": sorted(used),
+            }  # fmt: skip
     ordered = [results[place] for place in range(len(questions))]
     return Evidence(asked_at, tuple(told for _, told in ordered), parts), tuple(answer for answer, _ in ordered)
 

@@ -153,6 +153,7 @@ class Source(ABC):
     Times are microseconds since 1970. `natcore.who.store.Store` (Parquet files) is one.
     """
 
+    at_once = 1  # questions of many that are answered at the same time
     remembered: tuple[object, ...] = ()  # what the last question's answer followed from; its asker's business
 
     @abstractmethod

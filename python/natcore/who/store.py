@@ -193,6 +193,8 @@ class Store(Source):
     A file that is not the session log's is passed over, one that is damaged is named in `damaged`.
     """
 
+    at_once = os.cpu_count() or 1
+
     def __init__(self, where: Files | str | os.PathLike[str]) -> None:
         self._files = files_at("store", where)
         self.name = self._files.name
