@@ -120,7 +120,7 @@ class SortedRows:
 
 def _read(file: Any, name: str, kind: Any) -> Any:
     if name in file.schema_arrow.names:
-        return file.read(columns=[name])[name]
+        return file.read(columns=[name], use_threads=False)[name]
     return pa.chunked_array([pa.nulls(file.metadata.num_rows, kind)])  # from before it had labels
 
 
