@@ -233,7 +233,7 @@ cdef class PeerDeferral:
 cdef class PeerStandby:
     """A gateway that becomes what an active one is, row by row; nothing else may use it meanwhile.
 
-    workers, slots: of the active gateway. entries: a byte for each number of an entry, 1: there is one.
+    workers, slots: of the active gateway. entries: EntryKind by the number of an entry.
     """
     cdef Workers workers
     cdef Standby standby

@@ -100,7 +100,7 @@ cdef class State:
     def restore(self, list buffers not None, const uint8_t[::1] entries not None, uint64_t gap_ns, bint frozen, bint seeded):
         """Fills the tables of a new gateway, which has its entries and outside addresses. buffers: as for copy.
 
-        entries: a byte for each number of an entry, 1: there is one. gap_ns, frozen: how much later it is, and whether
+        entries: EntryKind by the number of an entry (workers/state_rows.pxd). gap_ns, frozen: how much later it is, and whether
         deadlines move by that. StateError: the rows are damaged, and the gateway is unusable.
         """
         cdef uint32_t w

@@ -27,7 +27,7 @@ cdef struct Standby:
     Place** places              # [workers][capacity]
     uint32_t workers            # of the active gateway
     uint32_t capacity           # slots of each
-    const uint8_t* entries      # a byte for each number of an entry, 1: there is one
+    const uint8_t* entries      # EntryKind by the number of an entry
     uint32_t entry_count
     uint64_t now_ns             # the active gateway's clock
     uint64_t created            # the highest number of a session in a row

@@ -1,5 +1,5 @@
 """Applies the rows of the stream to a standby's tables (peer_apply.pxd says how)."""
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from natcore.tables.mappings cimport (
@@ -18,7 +18,7 @@ from natcore.tables.sessions cimport (
 )
 from natcore.workers.limits cimport may_open_mapping, may_open_session, may_subscribe
 from natcore.workers.peer_rows cimport PeerHeldDown, PeerRefresh, PeerSession
-from natcore.workers.state_restore cimport has_address, use_port
+from natcore.workers.state_restore cimport entry_is_wrong, has_address, use_port
 from natcore.workers.worker cimport Shared, Worker, worker_of_inside
 from natcore.base.compiler cimport bswap16, bswap32
 from natcore.base.pages cimport table_delete, table_new
@@ -26,7 +26,10 @@ from natcore.base.sentinels cimport NONE, NO_LIMIT
 
 cdef enum:
     SESSION_FLAGS = OPENED_OUTSIDE | UNLOGGED | HAIRPINNED | UNTRANSLATED_BOTH      # that a row may set
-    AHEAD_MS = 0x80000000       # idle for more than that: seen since the last row of the time
+    LONGEST_MS = 0x7FFFFFFF     # of an idle time: longer than all time-outs
+    HELD_MOST_MS = 1000060000   # a hold-down is 10^6 s at most, and the row of the time may be older
+    MOST_ID_HIGH = 0xFF00       # of a session's number: beyond it there would be none for later sessions
+    MOST_BIRTH_HIGH = 1 << 11   # 279 years
     RECLAIM_ADDRESSES = 64      # of hold-downs that are over, for each row of the time
 
 
@@ -165,19 +168,26 @@ cdef const char* session_is_wrong(Standby* standby, const PeerSession* row, uint
     """NULL, or why no gateway has this session; as for a restored one (workers/state_restore.pyx)."""
     cdef bint untranslated = row.flags & UNTRANSLATED_BOTH != 0, fixed = row.mapping_flags & MAPPING_STATIC != 0
     cdef bint portless = row.mapping_flags & MAPPING_PORTLESS != 0
+    cdef Mapping mapping
+    cdef const char* wrong
     if row.flags & ~(SESSION_FLAGS | NO_WINDOW | SYN_NOTED * 3) or row.timeout_class >= TIMEOUT_FRAGMENT:
         return "unknown flags or time-out"
     if row.mapping_flags & ~(MAPPING_STATIC | MAPPING_PORTLESS | MAPPING_DRAINING):
         return "unknown flags of its mapping"
-    if row.id_low == 0 and row.id_high == 0:
+    if row.id_low == 0 and row.id_high == 0 or row.id_high >= MOST_ID_HIGH:
         return "it has no number"
-    if row.entry >= standby.entry_count or not standby.entries[row.entry]:
-        return "it has no entry"
+    if row.birth_high >= MOST_BIRTH_HIGH:
+        return "it began at no time"
     if untranslated:
         if not (fixed and row.flags & UNLOGGED and row.outside_ip == row.inside_ip and row.outside_port == row.inside_port):
             return "its flags do not fit its mapping"
     elif address == NONE or not has_address(&standby.shared.ports, address):
         return "it has another outside address"
+    mapping.flags, mapping.entry, mapping.address = row.mapping_flags, row.entry, address
+    mapping.protocol, mapping.outside_port = row.protocol, row.outside_port
+    wrong = entry_is_wrong(&standby.shared.ports, standby.entries, standby.entry_count, &mapping)
+    if wrong != NULL:
+        return wrong
     if fixed and (row.mapping_ip != row.outside_ip or row.mapping_port != row.outside_port):
         return "its mapping is none of an entry"
     if not fixed and portless == has_ports(row.protocol):
@@ -343,6 +353,8 @@ cdef const char* apply_held_down(Standby* standby, const PeerHeldDown* row) noex
     cdef PortMap* map
     if address == NONE or row.space >= PORT_SPACES or not in_ranges(ports, row.port):
         return "no port of an outside address"
+    if <int>(row.until_ms - now_ms) > HELD_MOST_MS:
+        return "it is held down for longer than any port"
     map = &ports.addresses[address].maps[row.space]
     if (map.used[row.port >> 6] >> (row.port & 63)) & 1 or <int>(row.until_ms - now_ms) <= 0:
         return NULL
@@ -382,21 +394,23 @@ cdef void promote(Standby* standby, uint64_t now_ns, uint64_t created, uint32_t 
     """The standby's clock is now_ns, and it is to translate. created: sessions that the active gateway has opened, as it said
     last; rows that came since may have higher numbers, and none is given twice. grace_ms: how old a refresh may be; sessions
     count as refreshed that much later."""
-    cdef uint32_t i, slot, now_ms, idle_ms
+    cdef uint32_t i, slot, now_ms, then_ms = <uint32_t>(standby.now_ns // 1000000)
     cdef uint64_t more
+    cdef int64_t idle_ms, later_ms = standby.now_ns // 1000000
     cdef Sessions* table
     cdef Session* session
     apply_time(standby, now_ns)
     date_blocks(&standby.shared.ports, standby.now_ns)
     now_ms = <uint32_t>(standby.now_ns // 1000000)
+    later_ms = <int64_t>(standby.now_ns // 1000000) - later_ms
     for i in range(standby.shared.count):
         table = &standby.shared.workers[i].sessions
         for slot in range(table.slots.fresh):
             session = &table.hot[slot]
             if session.flags & SESSION_FREE:
                 continue
-            idle_ms = now_ms - session.last_seen
-            session.last_seen = now_ms - (idle_ms - grace_ms if grace_ms < idle_ms < AHEAD_MS else 0)
+            idle_ms = later_ms + <int>(then_ms - session.last_seen) - grace_ms     # of one seen since that time: less
+            session.last_seen = now_ms - <uint32_t>min(max(idle_ms, 0), LONGEST_MS)
             session.window_end = <uint16_t>(standby.now_ns // 1000000000)
         table.swept_ns = table.complete_ns = standby.shared.workers[i].ticked_ns = standby.now_ns
         table.sweep_at = 0

@@ -8,7 +8,7 @@ After a refusal the tables are unusable; the caller discards the gateway.
 Order: what workers share (addresses, blocks, the host's ports), each worker's tables, ports that are held down, datagrams
 (nat/fragment_state.pyx), rows of the session log.
 """
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -22,16 +22,18 @@ from natcore.tables.mappings cimport (
 from natcore.tables.port_blocks cimport block_at, block_assign, block_reference
 from natcore.tables.port_overload cimport EndpointPair, overload_add, overload_find
 from natcore.tables.ports cimport (
-    HOST_SPACES, PORT_OF_HOST, PORT_SPACES, PORT_WORDS, PORTS_OVERLOAD, Address, PortMap, Ports, address_share,
-    has_ports, in_ranges, port_release, port_use, ports_reserve, space_of,
+    HOST_SPACES, PORT_OF_HOST, PORT_RESERVED, PORT_SPACES, PORT_WORDS, PORTS_OVERLOAD, Address, PortMap, Ports,
+    address_share, has_ports, in_ranges, port_mapping, port_release, port_use, ports_reserve, space_of,
 )
 from natcore.tables.sessions cimport (
     IN, OPENED_OUTSIDE, OUT, SESSION_FREE, SYN_NOTED, TIMEOUT_FRAGMENT, UNLOGGED, UNTRANSLATED_BOTH, Cold, Filter, Session,
     Sessions, filter_find, filter_hash, filter_key, session_addresses, session_find, session_ports,
 )
 from natcore.tables.syn_holdoff cimport HELD_SYN_BYTES, HELD_SYNS, HeldSyn
+from natcore.workers.expiry cimport LONG_STEP_S
 from natcore.workers.limits cimport LIMITS
 from natcore.workers.state_rows cimport (
+    ENTRY_DNAT, ENTRY_NO_NAT, ENTRY_SNAT,
     SECTION_ADDRESSES, SECTION_BLOCKS, SECTION_BUDGETS, SECTION_EVENTS, SECTION_FILTER_LISTS, SECTION_FILTERS,
     SECTION_FREE_FILTERS, SECTION_FREE_MAPPINGS, SECTION_FREE_SESSIONS, SECTION_FREE_SUBSCRIBERS, SECTION_GATEWAY,
     SECTION_HELD_DOWN,
@@ -53,6 +55,8 @@ from natcore.base.sentinels cimport NONE
 cdef enum:
     AHEAD = 16                  # sessions that are prefetched ahead
     LINK_BYTES = 22             # Ethernet header with two tags
+
+cdef uint64_t STEP_NS = (LONG_STEP_S + 1) * <uint64_t>1000000000     # after a longer one all windows are looked at
 
 
 cdef void key_set(Worker* first, uint64_t low, uint64_t high) noexcept nogil:
@@ -368,22 +372,40 @@ cdef inline bint is_block_of(const Ports* ports, uint32_t address, uint32_t port
             and block_at(&ports.blocks, block_reference(address, ports.block_of[port])).owner == owner)
 
 
+cdef const char* entry_is_wrong(const Ports* ports, const uint8_t* entries, uint32_t entry_count,
+                                const Mapping* mapping) noexcept nogil:
+    """NULL, or why the mapping's entry has none like it: a fixed one would have a port that another host may be given."""
+    cdef uint32_t port = bswap16(mapping.outside_port), wanted = ENTRY_SNAT
+    if mapping.flags & MAPPING_STATIC:
+        wanted = ENTRY_NO_NAT if mapping.address == NONE else ENTRY_DNAT
+    if mapping.entry >= entry_count or not entries[mapping.entry]:
+        return "it has no entry"
+    if entries[mapping.entry] != wanted:
+        return "its entry is of another kind"
+    if (wanted == ENTRY_DNAT and has_ports(mapping.protocol) and in_ranges(ports, port) and port_mapping(
+            &ports.addresses[mapping.address].maps[space_of(mapping.protocol)], <uint16_t>port) != PORT_RESERVED):
+        return "its port is none of an entry"
+    return NULL
+
+
 cdef const char* mapping_is_wrong(const Worker* worker, const Mapping* mapping, const uint8_t* entries, uint32_t entry_count,
                                   const uint8_t* no_subscriber) noexcept nogil:
     """NULL, or why no gateway has this mapping."""
     cdef const Mappings* table = &worker.mappings
-    cdef bint fixed = mapping.flags & MAPPING_STATIC
+    cdef bint fixed = mapping.flags & MAPPING_STATIC != 0
+    cdef const char* wrong
     if mapping.flags & ~(MAPPING_STATIC | MAPPING_PORTLESS | MAPPING_DRAINING):
         return "unknown flags"
     if worker_of_inside(bswap32(mapping.inside_ip), worker.shared.count) != worker.number:
         return "its address is of another worker"
-    if mapping.entry >= entry_count or not entries[mapping.entry]:
-        return "it has no entry"
     if mapping.address == NONE:
         if not fixed or mapping.outside_ip != mapping.inside_ip or mapping.outside_port != mapping.inside_port:
             return "it has no outside address"
     elif not has_address(table.ports, mapping.address) or table.ports.addresses[mapping.address].ip != mapping.outside_ip:
         return "it has another outside address"
+    wrong = entry_is_wrong(table.ports, entries, entry_count, mapping)
+    if wrong != NULL:
+        return wrong
     if fixed and mapping.subscriber != NONE:
         return "it has a subscriber"
     if fixed:
@@ -691,6 +713,8 @@ cdef bint take_own(Worker* worker, const WorkerState* row, const Later* later, D
         return refuse(damage, SECTION_WORKER, 0, "a cursor is beyond its table, or ahead of the clock")
     worker.now_ns, worker.ticked_ns, worker.swept_for = row.now_ns, row.ticked_ns, row.swept_for
     table.swept_ns, table.complete_ns, table.sweep_at = row.swept_ns, row.complete_ns, row.sweep_at
+    if later.frozen and later.gap_ns > STEP_NS:                 # deadlines move too: nothing was due meanwhile but windows
+        table.swept_ns += later.gap_ns - STEP_NS
     table.created, table.ended = row.created, row.ended
     for i in range(4):
         table.created_of[i], table.ended_of[i] = row.created_of[i], row.ended_of[i]
@@ -708,7 +732,7 @@ cdef bint take_own(Worker* worker, const WorkerState* row, const Later* later, D
 
 cdef bint take_worker(Worker* worker, const Rows* sections, const uint8_t* entries, uint32_t entry_count, const Later* later,
                       Damage* damage) noexcept nogil:
-    """A worker's tables. entries: a byte for each number of an entry, 1: there is one."""
+    """A worker's tables. entries: EntryKind by the number of an entry."""
     cdef uint32_t later_ms = <uint32_t>(later.gap_ns // 1000000) if later.frozen else 0, slot
     cdef const Subscriber* subscriber
     if sections[SECTION_WORKER].count != 1:

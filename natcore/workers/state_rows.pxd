@@ -8,6 +8,12 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.log.journal cimport Record
 
+cdef enum:                      # EntryKind: what the number of an entry is
+    ENTRY_NONE = 0
+    ENTRY_SNAT = 1
+    ENTRY_DNAT = 2              # 1:1 entries too
+    ENTRY_NO_NAT = 3
+
 cdef enum:                      # Section: first those of each worker, then those of the gateway
     SECTION_WORKER = 0
     SECTION_SESSIONS = 1

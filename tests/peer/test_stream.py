@@ -327,6 +327,76 @@ def test_rows_of_no_gateway_are_refused_and_a_gap_is_noticed() -> None:
     holds(standby.promote(elapsed=0, grace=0))
 
 
+ROW = np.dtype(
+    [
+        ("slot", "<u4"), ("id_low", "<u4"), ("id_high", "<u2"), ("flags", "u1"), ("state", "u1"), ("timeout_class", "u1"),
+        ("protocol", "u1"), ("mapping_flags", "u1"), ("unused", "u1"), ("inside_ip", ">u4"), ("remote_ip", ">u4"),
+        ("outside_ip", ">u4"), ("inside_port", ">u2"), ("remote_port", ">u2"), ("outside_port", ">u2"), ("birth_high", "<u2"),
+        ("birth_low", "<u4"), ("last_seen", "<u4"), ("entry", "<u4"), ("ack", "<u4", 2), ("end", "<u4", 2),
+        ("mapping_ip", ">u4"), ("mapping_port", ">u2"), ("unused_too", "<u2"),
+    ]
+)  # fmt: skip
+FIXED = {"mapping_flags": 1, "mapping_ip": 0xCB007101, "outside_ip": 0xCB007101}  # a mapping of an entry
+
+
+@pytest.mark.parametrize(
+    ("forged", "why"),
+    [({**FIXED, "outside_port": 1030, "mapping_port": 1030}, "another kind"),
+     ({**FIXED, "outside_port": 1030, "mapping_port": 1030, "entry": 2}, "none of an entry"),
+     ({**FIXED, "outside_port": 443, "mapping_port": 443, "mapping_flags": 5}, "another kind"), ({"entry": 2}, "another kind"),
+     ({"entry": 3}, "another kind"), ({"id_high": 0xFFFF, "id_low": 2**32 - 1}, "no number"),
+     ({"birth_high": 1 << 15}, "no time")],
+)  # fmt: skip
+def test_a_session_that_no_gateway_has_is_refused(forged: dict[str, int], why: str) -> None:
+    """Of a fixed mapping at a port that is allocated, another host would get the port too."""
+    gateway = talkative()
+    feed, standby = followed(gateway)
+    before = sessions_of(gateway)
+    out(gateway, 77, 9999, 6.0)
+    [message] = [message for message in feed.changes() if message.rows]
+    row = np.frombuffer(message.body, ROW).copy()
+    for name, value in forged.items():
+        row[name] = value
+    with pytest.raises(PeerError, match=why):
+        standby.receive(Message(Kind.SESSIONS, 0, standby.applied, row.tobytes()))
+    assert sessions_of(taken_over(standby)) == before
+
+
+def test_a_port_is_not_held_down_for_longer_than_any_gateway_does() -> None:
+    _, standby = followed(talkative())
+    port = bytes((203, 0, 113, 2, 10, 0, 0, 1))
+    longest = (10**9).to_bytes(4, "little") + bytes((7, 8, 1, 0))  # ms, a million seconds
+    standby.receive(Message(Kind.HELD_DOWN, 0, standby.applied, port + longest))
+    assert standby.image is not None
+    assert int(standby.image.ports()["held_down"].sum()) == 1
+    with pytest.raises(PeerError, match="longer than any"):
+        standby.receive(Message(Kind.HELD_DOWN, 0, standby.applied, port + b"\xff\xff\xff\x7f" + longest[4:]))
+
+
+@pytest.mark.parametrize("elapsed", [30 * 86_400.0, 50 * 86_400.0])
+def test_sessions_do_not_live_again_in_a_standby_that_takes_over_after_weeks(elapsed: float) -> None:
+    """Times are kept modulo 2^32 ms, 49 days."""
+    gateway = talkative()
+    _, standby = followed(gateway)
+    promoted = taken_over(standby, elapsed=elapsed, grace=3.0)
+    promoted.advance(promoted.now)
+    assert not len(promoted.sessions())
+    assert out(promoted, 1, 5000, promoted.now) is Verdict.OUTBOUND
+
+
+def test_a_snapshot_that_is_damaged_leaves_no_other_one_half_done() -> None:
+    gateway = talkative()
+    feed, standby = followed(gateway)
+    first, *rest = [Message(m.kind, m.worker, m.number, bytes(m.body)) for m in feed.snapshot()]
+    standby.begin()
+    standby.receive(first._replace(number=0))
+    with pytest.raises(PeerError, match="cut off"):
+        standby.receive(Message(Kind.BASE, 0, 0, bytes(first.body)[:-64]))
+    with pytest.raises(PeerError, match="does not begin with a snapshot"):
+        standby.receive(rest[0]._replace(number=0))
+    same(gateway, taken_over(standby))
+
+
 def test_the_last_complete_image_stays_while_a_snapshot_comes() -> None:
     gateway = talkative()
     feed, standby = followed(gateway)

@@ -111,6 +111,28 @@ def test_idle_times_go_on_over_the_gap_or_stand_still() -> None:
     assert restored(data, wall=3.0).now == 5.0  # the wall clock was set back: no time has passed
 
 
+@pytest.mark.parametrize("gap", [30 * 86_400.0, 50 * 86_400.0, 4e9])
+def test_a_gap_of_weeks_is_counted_or_stands_still_as_a_short_one(gap: float) -> None:
+    """Times are kept modulo 2^32 ms, 49 days; a machine without a clock begins in 1970."""
+    gateway = talkative(sessions=3)
+    data, wall = saved(gateway), gateway.now + gap
+    assert not len(Gateway.restore(io.BytesIO(data), wall=wall).sessions())
+    frozen = Gateway.restore(io.BytesIO(data), wall=wall, gap="freeze")
+    assert frozen.now == pytest.approx(wall)
+    before, after = (int(each.sessions()["deadline_ns"].max()) for each in (gateway, frozen))
+    assert after - before == pytest.approx(gap * 1e9)
+    frozen.advance(after / 1e9)
+    assert not len(frozen.sessions())
+
+
+def test_a_clock_that_is_far_ahead_moves_a_gateway_no_further_than_it_can_go() -> None:
+    gateway = Gateway(max_sessions=10, epoch=-4e9)
+    gateway.advance(4e9)
+    again = Gateway.restore(io.BytesIO(saved(gateway)), wall=4.6e9)
+    again.advance(again.now)
+    assert restored(saved(again)).now == again.now
+
+
 def test_a_file_holds_the_state_and_is_private(tmp_path: Path) -> None:
     gateway = talkative()
     path = tmp_path / "nat.state"
@@ -412,10 +434,13 @@ def test_forged_arguments_are_a_damaged_state(name: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("section", "name", "value", "told"),
     [("gateway", "blocks_released", 1 << 32, "blocks"), ("gateway", "journal_lost", (1 << 64) - 1, "lost rows"),
-     ("gateway", "reported_lifecycle_lost", 1, "lost rows"), ("worker", "now_ns", (1 << 64) - 1, "clock")],
+     ("gateway", "reported_lifecycle_lost", 1, "lost rows"), ("worker", "now_ns", (1 << 64) - 1, "clock"),
+     ("gateway", "created", (1 << 64) - 1, "more sessions"), ("worker", "created", 1 << 48, "more sessions"),
+     ("gateway", "created", 0, "no number that was given"), ("sessions", "id_low", 0, "no number that was given"),
+     ("sessions", "birth_ns", 1 << 63, "at no time"), ("mappings", "flags", 1, "another kind")],
 )  # fmt: skip
 def test_forged_counts_and_clocks_are_a_damaged_state(section: str, name: str, value: int, told: str) -> None:
-    found = read(np.frombuffer(saved(talkative(sessions=1)), np.uint8), "x")
+    found = read(np.frombuffer(saved(talkative(sessions=9)), np.uint8), "x")
     rows = found.sections[section, 0].copy().view(dict(SECTIONS)[section])
     rows[name] = value
     with pytest.raises(StateError, match=told):

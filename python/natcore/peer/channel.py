@@ -6,20 +6,22 @@ import json
 import select
 import socket
 import ssl
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from natcore.errors import ConfigurationError, PeerError
 from natcore.internal.closing import Closing
 from natcore.internal.redaction import show
-from natcore.peer.messages import HEADER, VERSION, Kind, Message, parse_head
+from natcore.peer.messages import HEADER, MOST_JSON, VERSION, Kind, Message, parse_head, parse_json
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 HELLO_SECONDS = 2.0  # that a connection has for TLS and its first message
-STALL_SECONDS = 5.0  # without a byte in the middle of a message: the connection is given up
-MOST_HELLO = 4096
+STALL_SECONDS = 5.0  # for a message that has begun, besides those that its bytes may take: the connection is given up
+LEAST_RATE = 65_536  # bytes a second
 FIRST = 65_536  # bytes of a body that memory is made for before they come
 
 
@@ -84,10 +86,10 @@ class Channel(Closing):
     def accept(cls, raw: socket.socket, context: ssl.SSLContext, hello: Callable[[dict[str, Any]], object]) -> Channel:
         """Answer a connection that was accepted. hello: called with what the other one said; returns what to answer. Raises
         PeerError, OSError."""
-        raw.settimeout(HELLO_SECONDS)
-        channel = cls(context.wrap_socket(raw, server_side=True))
+        end = time.monotonic() + HELLO_SECONDS
+        channel = cls(_shaken(raw, context, end, server=True))
         try:
-            channel.hello = channel._hello()
+            channel.hello = channel._hello(end)
             channel._say(hello(channel.hello))
         except BaseException:
             channel.close()
@@ -98,16 +100,16 @@ class Channel(Closing):
     def connect(cls, to: Address, context: ssl.SSLContext, hello: dict[str, Any], timeout: float) -> Channel:
         """Connect, and say hello. Raises PeerError, OSError."""
         raw = socket.create_connection(to, timeout)
-        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # the other side waits for each answer
-        raw.settimeout(max(timeout, HELLO_SECONDS))
+        end = time.monotonic() + max(timeout, HELLO_SECONDS)
         try:
-            channel = cls(context.wrap_socket(raw))
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # the other side waits for each answer
+            channel = cls(_shaken(raw, context, end, server=False))
         except BaseException:
             raw.close()
             raise
         try:
             channel._say(hello)
-            channel.hello = channel._hello()
+            channel.hello = channel._hello(end)
         except BaseException:
             channel.close()
             raise
@@ -129,19 +131,20 @@ class Channel(Closing):
         readable. Raises PeerError: it is none; EOFError, OSError: the other side has gone."""
         if not self._socket.pending():
             own = self._socket.fileno()
-            if own not in select.select([own] if wake is None else [own, wake], [], [], timeout)[0]:
+            if own not in _ready([own] if wake is None else [own, wake], select.POLLIN, timeout):
                 return None
-        self._socket.settimeout(STALL_SECONDS)
-        kind, worker, number, size = parse_head(bytes(self._exactly(HEADER.size)))
-        return Message(kind, worker, number, memoryview(self._exactly(size)))
+        end = time.monotonic() + STALL_SECONDS
+        kind, worker, number, size = parse_head(bytes(self._exactly(HEADER.size, end)))
+        return Message(kind, worker, number, memoryview(self._exactly(size, end + size / LEAST_RATE)))
 
-    def _exactly(self, size: int) -> bytearray:
-        """Return so many bytes; memory is made as they come."""
+    def _exactly(self, size: int, end: float) -> bytearray:
+        """Return so many bytes; memory is made as they come. Raises TimeoutError: they have not come by then."""
         buffer = bytearray(min(size, FIRST))
         filled = 0
         while filled < size:
             if filled == len(buffer):
                 buffer.extend(bytes(min(size - filled, len(buffer))))
+            self._socket.settimeout(_left(end))
             got = self._socket.recv_into(memoryview(buffer)[filled:])
             if got == 0:
                 raise EOFError("the other gateway closed the connection")
@@ -152,22 +155,56 @@ class Channel(Closing):
         body = json.dumps({"version": VERSION, **dict(hello)}).encode()  # type: ignore[call-overload]
         self.send(Message(Kind.HELLO, 0, 0, body))
 
-    def _hello(self) -> dict[str, Any]:
-        self._socket.settimeout(HELLO_SECONDS)
-        kind, _, _, size = parse_head(bytes(self._exactly(HEADER.size)))
-        if kind != Kind.HELLO or size > MOST_HELLO:
+    def _hello(self, end: float) -> dict[str, Any]:
+        kind, _, _, size = parse_head(bytes(self._exactly(HEADER.size, end)))
+        if kind != Kind.HELLO or size > MOST_JSON:
             raise PeerError("the other side's first message is none")
-        try:
-            said = json.loads(bytes(self._exactly(size)))
-        except ValueError:
-            said = None
-        if not isinstance(said, dict) or said.get("version") != VERSION:
-            version = said.get("version") if isinstance(said, dict) else None
+        said = parse_json(bytes(self._exactly(size, end)))
+        if said.get("version") != VERSION:
             raise PeerError(
-                f"the other gateway speaks version {show(version)} of the protocol; this one speaks {VERSION}"
+                f"the other gateway speaks version {show(said.get('version'))} of the protocol; this one speaks {VERSION}"
             )
         return said
+
+    def abort(self) -> None:
+        """Let whatever waits in this channel fail at once; by any thread."""
+        with suppress(OSError):
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # the TCP connection's: TLS is the other thread's
 
     def close(self) -> None:
         """Close the connection. Idempotent."""
         self._socket.close()
+
+
+def _ready(descriptors: Sequence[int], events: int, timeout: float) -> list[int]:
+    """Return those that are ready, or broken, after so many seconds at most; their numbers may be any (poll(2))."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, events)
+    return [descriptor for descriptor, _ in poll.poll(timeout * 1000)]
+
+
+def _left(end: float) -> float:
+    """Return the seconds until a moment. Raises TimeoutError: it is over."""
+    left = end - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("the other gateway is too slow")
+    return left
+
+
+def _shaken(raw: socket.socket, context: ssl.SSLContext, end: float, *, server: bool) -> ssl.SSLSocket:
+    """Return the connection with TLS; the whole handshake must be over by then. Raises OSError."""
+    raw.settimeout(0)
+    connection = context.wrap_socket(raw, server_side=server, do_handshake_on_connect=False)
+    try:
+        while True:
+            try:
+                connection.do_handshake()
+                return connection
+            except ssl.SSLWantReadError:
+                _ready([connection.fileno()], select.POLLIN, _left(end))
+            except ssl.SSLWantWriteError:
+                _ready([connection.fileno()], select.POLLOUT, _left(end))
+    except BaseException:
+        connection.close()
+        raise

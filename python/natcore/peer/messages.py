@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from natcore.api.peer import peer_row_bytes
 from natcore.errors import PeerError
@@ -14,6 +15,8 @@ HEADER = struct.Struct("<BBHIQ")  # kind, worker, unused, bytes of the body, row
 TIME = struct.Struct("<QqQ")  # the clock, ns; Unix time at 0, ns; the highest number of a session
 ACK = struct.Struct("<Q")
 MOST_BYTES = 1 << 26  # of a body; a base of 65,536 addresses is smaller
+MOST_JSON = 4096  # bytes of a body that is JSON
+MOST_NAME = 255  # characters of a gateway's or voter's name
 
 
 class Kind(IntEnum):
@@ -74,6 +77,20 @@ def parse_head(head: bytes) -> tuple[int, int, int, int]:
     if unused or size > MOST_BYTES or (kind in ROW_BYTES and size % ROW_BYTES[kind]) or kind not in _KINDS:
         raise PeerError(f"a message of kind {kind} with {size:,} bytes is none of version {VERSION}")
     return kind, worker, number, size
+
+
+def parse_json(body: bytes | memoryview) -> dict[str, Any]:
+    """Return the object that a body has as JSON; an empty one: it has none."""
+    try:
+        said = json.loads(bytes(body)) if len(body) <= MOST_JSON else None
+    except (ValueError, RecursionError):  # nested without end
+        said = None
+    return said if isinstance(said, dict) else {}
+
+
+def is_name(value: object) -> bool:
+    """Whether a value may name a gateway or a voter: it is printed where the holder of a vote is."""
+    return isinstance(value, str) and 0 < len(value) <= MOST_NAME and value.isprintable()
 
 
 _KINDS = frozenset(Kind)

@@ -33,6 +33,7 @@ from natcore.internal import threads
 from natcore.internal.closing import Closing
 from natcore.internal.parts import parts_of
 from natcore.internal.redaction import show
+from natcore.internal.validation import MAX_TIME
 from natcore.peer.channel import Address, Channel, Credentials
 from natcore.peer.deferral import Deferral
 from natcore.peer.feed import Feed
@@ -111,6 +112,7 @@ class Pair(Closing):
         self._stop_forwarding: Callable[[], object] | None = None
         self._told = threading.Event()  # everything that is left, to the standby
         self._stream: Channel | None = None  # the newest standby's
+        self._followed: Channel | None = None  # the newest to the other gateway
         self._yield_asked = threading.Event()
         self._yielded = threading.Event()
         self._step_down_asked = threading.Event()
@@ -332,6 +334,9 @@ class Pair(Closing):
         """End. A gateway that forwards must have been stopped. Idempotent."""
         self._closed.set()
         self._server.close()
+        for channel in (self._followed, self._stream):
+            if channel is not None:
+                channel.abort()
         for thread in self._threads:
             thread.join()
         if self._voting is not None:
@@ -449,11 +454,14 @@ class Pair(Closing):
     def _note_acknowledged(self, message: Message, deferral: Deferral | None) -> None:
         if message.kind != Kind.ACK or len(message.body) != ACK.size:
             raise PeerError(f"the standby sent a message of kind {message.kind}, which is none here")
+        rows = ACK.unpack(message.body)[0]
         self._answers += 1
+        if rows > self._sent or self._answers > self._messages:
+            raise PeerError("the standby acknowledged what was not sent")
         if deferral is not None:
             deferral.note_answer(self._answers, time.monotonic())
         with self._lock:
-            self._acknowledged = ACK.unpack(message.body)[0]
+            self._acknowledged = rows
             while self._unanswered and self._unanswered[0][0] <= self._acknowledged:
                 self._in_step = self._unanswered.popleft()[1]
 
@@ -493,6 +501,7 @@ class Pair(Closing):
             if self.role == "standby" and not self.chosen.is_set():
                 try:
                     with Channel.connect(self._settings.peer, context, hello, 1.0) as channel:
+                        self._followed = channel
                         self._check_name(channel)
                         self._note_saved(channel.hello.get("saved"))
                         if channel.hello.get("role") == "active":
@@ -504,6 +513,8 @@ class Pair(Closing):
                     if str(error) != failed:
                         failed = str(error)
                         _log.info("the other gateway cannot be followed: %s", error)
+                except Exception:  # whatever the other gateway sends, it is followed again
+                    _log.exception("the other gateway cannot be followed")
                 finally:
                     if self.role == "standby":
                         self.connected = False
@@ -514,7 +525,8 @@ class Pair(Closing):
 
     def _note_saved(self, saved: object) -> None:
         """Note when the other gateway's state was saved, by what it said."""
-        self._other_saved = float(saved) if isinstance(saved, int | float) else None
+        is_time = isinstance(saved, int | float) and 0 <= saved <= MAX_TIME
+        self._other_saved = float(saved) if is_time else None  # type: ignore[arg-type]
         self._other_heard = min(self._other_heard, time.monotonic())
 
     def _first_at(self) -> float:

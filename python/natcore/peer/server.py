@@ -17,7 +17,7 @@ from natcore.internal import threads
 from natcore.internal.closing import Closing
 from natcore.peer.channel import Address, Channel, Credentials
 from natcore.peer.lease import Ballot, Voter, clock
-from natcore.peer.messages import Kind, Message
+from natcore.peer.messages import Kind, Message, is_name, parse_json
 
 MOST_CONNECTIONS = 16
 POLL = 0.2  # seconds between looks at whether it is closed
@@ -139,11 +139,8 @@ class Server(Closing):
 
 def asked_of(message: Message) -> tuple[str, int, bool]:
     """Return who asks for a vote, the number of the request, and whether it is given back. Raises PeerError."""
-    try:
-        said = json.loads(bytes(message.body)) if message.kind == Kind.ASK else {}
-        who, turn, back = said["who"], said["turn"], said["back"]
-    except (ValueError, KeyError, TypeError):
-        who = turn = back = None
-    if not (isinstance(who, str) and len(who) < 256 and type(turn) is int and isinstance(back, bool)):
+    said = parse_json(message.body) if message.kind == Kind.ASK else {}
+    who, turn, back = said.get("who"), said.get("turn"), said.get("back")
+    if not (is_name(who) and type(turn) is int and 0 <= turn < 1 << 63 and isinstance(back, bool)):
         raise PeerError("a request for a vote is none")
-    return who, turn, back
+    return str(who), turn, back

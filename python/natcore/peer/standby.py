@@ -11,7 +11,8 @@ from natcore.api.peer import PeerStandby
 from natcore.errors import Error, PeerError, StateError
 from natcore.internal.parts import parts_of
 from natcore.peer.messages import ROW_BYTES, TIME, Kind, Message
-from natcore.state.restoring import read_state, restore
+from natcore.state.restoring import MAX_TIME_NS, MOST_SESSIONS, read_state, restore
+from natcore.state.settings import entry_kinds
 
 if TYPE_CHECKING:
     from natcore.gateway import Gateway
@@ -76,8 +77,9 @@ class Standby:
         if message.number != self.applied:
             raise PeerError(f"{WHERE} has a gap: row {message.number:,} came, and {self.applied:,} was next")
         if message.kind == Kind.BASE:
-            if self._coming is not None:
-                self._coming.gateway.close()
+            coming, self._coming = self._coming, None
+            if coming is not None:
+                coming.gateway.close()
             saved = read_state(BytesIO(message.body))
             self._coming = _Image(restore(self._type, saved, changes=self._changes), saved)
             return
@@ -90,7 +92,10 @@ class Standby:
         elif message.kind == Kind.TIME:
             if len(message.body) != TIME.size:
                 raise PeerError(f"{WHERE} has a time of {len(message.body)} bytes")
-            image.set_time(*TIME.unpack(message.body))
+            now_ns, epoch_ns, created = TIME.unpack(message.body)
+            if now_ns > MAX_TIME_NS or abs(epoch_ns) > MAX_TIME_NS or created > MOST_SESSIONS:
+                raise PeerError(f"{WHERE} has a time, or a number of sessions, that no gateway has")
+            image.set_time(now_ns, epoch_ns, created)
         elif message.kind == Kind.COMPLETE and image is self._coming:
             if self._image is not None:
                 self._image.gateway.close()
@@ -109,7 +114,8 @@ class Standby:
             raise Error("the standby has no complete image of the active gateway yet")
         image, self._image = self._image, None
         self.begin()
-        image.core.promote(image.now_ns + round(elapsed * 1e9), image.created, round(grace * 1000))
+        now_ns = min(image.now_ns + round(elapsed * 1e9), MAX_TIME_NS)
+        image.core.promote(now_ns, image.created, round(grace * 1000))
         parts_of(image.gateway).set_epoch_ns(image.epoch_ns)
         return image.gateway
 
@@ -126,11 +132,8 @@ class _Image:
 
     def __init__(self, gateway: Gateway, saved: SavedGateway) -> None:
         self.gateway = gateway
-        arguments, entries = saved.settings.arguments, saved.settings.entries
-        known = [row.id for row in (*entries.rows, *entries.draining)]
-        exists = np.zeros(max(known, default=0) + 1, np.uint8)
-        exists[known] = 1
-        self.core = PeerStandby(parts_of(gateway).core.workers, arguments["workers"], arguments["max_sessions"], exists)
+        arguments, kinds = saved.settings.arguments, entry_kinds(saved.settings.entries)
+        self.core = PeerStandby(parts_of(gateway).core.workers, arguments["workers"], arguments["max_sessions"], kinds)
         self.now_ns, self.epoch_ns, self.created = saved.now_ns, saved.epoch_ns, 0
         self.is_followed = True
 

@@ -7,7 +7,6 @@ import logging
 import random
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from natcore.errors import Error, PeerError
@@ -16,12 +15,13 @@ from natcore.internal.closing import Closing
 from natcore.internal.redaction import show
 from natcore.peer.channel import Address, Channel, Credentials
 from natcore.peer.lease import Ballot, Candidate, clock
-from natcore.peer.messages import Kind, Message
+from natcore.peer.messages import Kind, Message, is_name, parse_json
 from natcore.peer.server import Server
 
 WITNESS = "witness"  # the name of the third voter
 ROUNDS = 6  # of asking, in one duration of a vote, at least
 SOONEST = 0.001  # seconds between two requests to a voter, at least
+MOST_LEFT = 1e9  # seconds for which a vote may be lent to another one still
 KEEP_SECONDS = 1.0  # after which who asks for nothing says so: the connection is there, and warm, when it does
 
 _log = logging.getLogger(__name__)
@@ -48,6 +48,8 @@ class Voting(Closing):
         self._wanted = False
         self._begun = self._pause = 0.0
         self._given_back = 0
+        self._failed: dict[str, str] = {}  # why a voter's answers do not count, as it was told last
+        self._channels: dict[str, Channel] = {}  # the newest to each voter
         self.holders: dict[str, str | None] = {}
         """Who has each voter's vote, by its last answer."""
         self._threads = [threads.start("natcore-vote", self._ask_own)]
@@ -139,20 +141,21 @@ class Voting(Closing):
             raise PeerError(f"lease must be {self._duration:g} s there too, got {show(duration)}")
 
     def _ask(self, voter: str, at: Address) -> None:
-        failed = ""
         while not self._closed.is_set():
             try:
                 hello = {"name": self._candidate.name, "want": "votes"}
                 with Channel.connect(at, self._context, hello, self._duration) as channel:
+                    self._channels[voter] = channel
                     self._check_voter(channel, voter)
-                    failed = ""
                     self._ask_over(channel, voter)
             except PeerError as error:
-                if str(error) != failed:
-                    failed = str(error)
+                if str(error) != self._failed.get(voter):
+                    self._failed[voter] = str(error)
                     _log.warning("the vote of %s at %s does not count: %s", voter, at, error)
             except (Error, OSError, EOFError) as error:
                 _log.debug("the vote of %s cannot be asked for: %s", voter, error)
+            except Exception:  # whatever a voter sends, it is asked again
+                _log.exception("the vote of %s cannot be asked for", voter)
             self._closed.wait(self._duration / ROUNDS)
 
     def _ask_over(self, channel: Channel, voter: str) -> None:
@@ -175,6 +178,7 @@ class Voting(Closing):
             if answer is None:
                 raise PeerError(f"{voter} does not answer")
             ballot, holder = _ballot(answer, voter)
+            self._failed.pop(voter, None)
             if back:
                 given_back = turn
                 self.holders[voter] = holder
@@ -189,19 +193,20 @@ class Voting(Closing):
         self._closed.set()
         with self._lock:
             self._turn_about()
+        for channel in list(self._channels.values()):
+            channel.abort()
         for thread in self._threads:
             thread.join()
 
 
 def _ballot(message: Message, voter: str) -> tuple[Ballot, str | None]:
     """Return an answer, and who has the vote. Raises PeerError."""
-    said: Any = None
-    if message.kind == Kind.VOTE:
-        with suppress(ValueError):
-            said = json.loads(bytes(message.body))
+    said = parse_json(message.body) if message.kind == Kind.VOTE else {}
+    granted, turn, holder = said.get("granted"), said.get("turn"), said.get("holder")
+    left: Any = said.get("left")
     if not (
-        isinstance(said, dict) and isinstance(said.get("granted"), bool) and type(said.get("turn")) is int
-        and isinstance(said.get("holder"), str | None) and type(said.get("left")) in (int, float)
+        isinstance(granted, bool) and type(turn) is int and (holder is None or is_name(holder))
+        and type(left) in (int, float) and 0 <= left <= MOST_LEFT
     ):  # fmt: skip
         raise PeerError(f"the answer of {voter} is none")
-    return Ballot(voter, said["granted"], said["turn"], said["left"]), said["holder"]
+    return Ballot(voter, granted, turn, float(left)), holder

@@ -24,7 +24,7 @@ from natcore.internal.validation import MAX_TIME, check_choice, check_number, ch
 from natcore.state import placing
 from natcore.state.file_format import HEADER, SETTINGS, Saved, read, read_header
 from natcore.state.rows import NUMBERS, OF_WORKER, SECTIONS
-from natcore.state.settings import PLAIN, SavedSettings, decode
+from natcore.state.settings import PLAIN, SavedSettings, decode, entry_kinds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,6 +38,7 @@ FIXED = ("kind", "framing", "seed", "epoch")  # arguments that cannot change
 FIRST = ("instance", "vpc_id", "region", "billing", "max_sessions", "max_mappings", "max_subscribers", "workers", "window",
          "records", "inside", "outside", "decrement_ttl", "huge_pages", "numa_node")  # fmt: skip
 MAX_TIME_NS = int(MAX_TIME) * 10**9
+MOST_SESSIONS = (1 << 48) - (1 << 40)  # ever created: numbers have 48 bits, and some must be left
 
 
 class SavedGateway(NamedTuple):
@@ -95,6 +96,16 @@ def _wrong_count(tables: Tables) -> str:
         return "two blocks have one number, or one has none that was given"
     if (blocks["born_ns"] > MAX_TIME_NS).any():
         return "a block was assigned at no time of a gateway"
+    created = int(tables[0][NUMBERS["gateway"]]["created"][0])
+    if max(created, *(int(own[NUMBERS["worker"]]["created"][0]) for own in tables)) > MOST_SESSIONS:
+        return "more sessions were created than there are numbers for"
+    for own in tables:
+        sessions = own[NUMBERS["sessions"]]
+        numbers = sessions["id_low"].astype(np.uint64) | sessions["id_high"].astype(np.uint64) << np.uint64(32)
+        if (sessions["birth_ns"] > MAX_TIME_NS).any():
+            return "a session began at no time of a gateway"
+        if len(numbers) and not 1 <= numbers.min() <= numbers.max() <= created:
+            return "a session has no number that was given"
     for name in ("lost", "lifecycle_lost"):
         if not row[f"reported_{name}"] <= row[f"journal_{name}"] <= _MOST_ROWS:
             return "more lost rows are reported than were lost"
@@ -126,6 +137,7 @@ def restore(
     gap_ns = 0
     if wall is not None:
         gap_ns = max(0, to_ns(check_number("wall", wall, 0, MAX_TIME, unit="seconds"), "wall") - saved.wall_ns)
+        gap_ns = min(gap_ns, MAX_TIME_NS - saved.now_ns)
     base = {**before, **{name: wanted[name] for name in FIRST}}
     tables, is_live = saved.tables, True
     try:
@@ -145,9 +157,7 @@ def restore(
         parts.core.keep_lists()
     addresses = tables[0][NUMBERS["addresses"]]
     placed = sorted((int(row["number"]), int(row["ip"]), int(row["eip"])) for row in addresses)
-    known = [row.id for row in (*saved.settings.entries.rows, *saved.settings.entries.draining)]
-    exists = np.zeros(max(known, default=0) + 1, np.uint8)
-    exists[known] = 1
+    kinds = entry_kinds(saved.settings.entries)
     try:
         try:
             parts.table.restore(saved.settings.entries, placed)
@@ -156,7 +166,7 @@ def restore(
         except MemoryError:
             last = saved.settings.entries.last_id
             raise StateError(f"for {last:,} numbers of entries there is no memory") from None
-        state.restore(_raw(tables), exists, gap_ns, gap == "freeze", made.seed is not None)
+        state.restore(_raw(tables), kinds, gap_ns, gap == "freeze", made.seed is not None)
     except StateError as error:
         told = f", in section {SECTIONS[error.section][0]!r}, row {error.row}" if error.section >= 0 else ""
         raise StateError(f"{saved.where} is damaged: {error}{told}", error.section, error.row) from None

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from natcore.config import (
     AnyEntry,
     Behaviour,
@@ -25,6 +27,8 @@ from natcore.errors import Error, RfcWarning, StateError
 from natcore.internal.gateway_arguments import GatewayArguments
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from natcore.entries.table import Entry
     from natcore.sessionlog.collector import Account
 
@@ -158,6 +162,15 @@ def _account(
         events,
         tells_events,
     )
+
+
+def entry_kinds(entries: SavedEntries) -> NDArray[np.uint8]:
+    """Return what each number of an entry is, uint8 (numbers,): EntryKind of natcore/workers/state_rows.pxd; 0: none."""
+    rows = (*entries.rows, *entries.draining)
+    kinds = np.zeros(max((row.id for row in rows), default=0) + 1, np.uint8)
+    for row in rows:
+        kinds[row.id] = 1 if isinstance(row.entry, SnatEntry) else 2 if isinstance(row.entry, DnatEntry) else 3
+    return kinds
 
 
 def saved_entry(row: Entry) -> SavedEntry:
