@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -9,7 +10,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import pytest
 
 from natcore import Gateway, SnatEntry
 from natcore.demo.namespaces import Network
+from natcore.internal import files
 from natcore.sinks import MemorySink
 from natcore.who.query import who
 from support.netns import SERVER, at, needs_root, ping, until
@@ -209,6 +212,61 @@ def test_a_copy_of_the_file_begins_a_run_of_its_own(tmp_path: Path) -> None:
             sends(2)(again)
     [before], [after], [other] = ({batch.run for batch in sink.batches} for sink in (first, own, copied))
     assert before == after != other
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_backup_in_the_place_of_the_file_begins_a_run_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copied: bool
+) -> None:
+    """A file system gives an inode's number again to the next file: it was made at another time."""
+    path, first, later = tmp_path / "nat.state", MemorySink(), MemorySink()
+    with Gateway(max_sessions=10) as gateway:
+        gateway.add(SnatEntry("10.0.0.0/24", "198.18.0.100"))
+        gateway.start_session_log(first)
+        sends(1)(gateway)
+        gateway.hand_over(path)
+    with path.open("rb") as file:
+        inode, born = files.identity(file.fileno())
+    assert inode == path.stat().st_ino and (not born or abs(born - path.stat().st_ctime_ns) < 60e9)
+    monkeypatch.setattr(files, "identity", lambda _: (inode, born + copied if born else 0))
+    with Gateway.restore(path, resume=True) as again:
+        again.start_session_log(later)
+        sends(2)(again)
+    [before], [after] = ({batch.run for batch in sink.batches} for sink in (first, later))
+    assert (before == after) == (not (copied and born))
+
+
+@pytest.mark.parametrize("may_remove", [True, False])
+def test_a_full_disk_costs_no_session_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, may_remove: bool
+) -> None:
+    """The account is taken out of the file; where that cannot be written, it goes with the file, or another run begins."""
+    path, first, later = tmp_path / "nat.state", MemorySink(), MemorySink()
+    with Gateway(max_sessions=10) as gateway:
+        gateway.add(SnatEntry("10.0.0.0/24", "198.18.0.100"))
+        gateway.start_session_log(first)
+        sends(3)(gateway)
+        before = len(gateway.sessions())
+        gateway.hand_over(path)
+
+    @contextmanager
+    def full(*_: object, **__: object) -> Iterator[None]:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        yield
+
+    def read_only(_: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(files, "replaced", full)
+    if not may_remove:
+        monkeypatch.setattr(Path, "unlink", read_only)
+    with Gateway.restore(path, resume=True) as again:
+        assert len(again.sessions()) == before
+        again.start_session_log(later)
+        sends(1)(again)
+    assert path.exists() != may_remove
+    [old], [new] = ({batch.run for batch in sink.batches} for sink in (first, later))
+    assert (old == new) == may_remove
 
 
 # ---- as a process, with traffic --------------------------------------------------------------------------------------

@@ -7,10 +7,12 @@ name, root's or our own, that no other user may write to; a folder of natcore's 
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import secrets
 import stat
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +25,7 @@ _MOST_LINKS = 40  # on a path, as the kernel has it
 _STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # O_NONBLOCK: the open of a FIFO must not wait
 _DRAFT = ".draft"
+_AT_EMPTY_PATH, _STATX_BTIME, _STATX_BYTES = 0x1000, 0x800, 256  # linux/fcntl.h, linux/stat.h
 
 
 def make_private(folder: Path) -> None:
@@ -111,6 +114,18 @@ def _untrusted(status: os.stat_result, *, is_folder: bool) -> str:
     if not is_folder and status.st_nlink > 1:
         return f"it has {status.st_nlink} names"
     return ""
+
+
+def identity(descriptor: int) -> tuple[int, int]:
+    """Return a file's inode, and when it was made, ns since 1970: an inode's number is given again to a later file. 0: the
+    system does not tell."""
+    told = ctypes.create_string_buffer(_STATX_BYTES)
+    with suppress(AttributeError):  # an old libc
+        if not ctypes.CDLL(None).statx(descriptor, b"", _AT_EMPTY_PATH, _STATX_BTIME, told):
+            mask, seconds, nanoseconds = struct.unpack("@I76xqI164x", told.raw)
+            if mask & _STATX_BTIME:
+                return os.fstat(descriptor).st_ino, seconds * 10**9 + nanoseconds
+    return os.fstat(descriptor).st_ino, 0
 
 
 def sync_folder(folder: Path) -> None:

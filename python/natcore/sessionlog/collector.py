@@ -138,7 +138,7 @@ class Account(NamedTuple):
     """How far a gateway's session log had come when its process handed the gateway over. run: names its rows. next_number: of
     the next row. facts: rows about the log itself, so far. entries: numbers of those that it has stated. logs: names of
     those that ran. blocks: rows of port blocks, so far. inode: of the file that has it; 0: of none. events: rows of refusals
-    and events, so far. tells_events: whether a log had them."""
+    and events, so far. tells_events: whether a log had them. born: when that file was made, ns since 1970; 0: not known."""
 
     run: str
     next_number: int
@@ -149,6 +149,7 @@ class Account(NamedTuple):
     inode: int = 0
     events: int = 0
     tells_events: bool = False
+    born: int = 0
 
 
 class Collector:

@@ -185,8 +185,17 @@ def account_of(saved: SavedGateway, file: str | os.PathLike[str] | BinaryIO, mad
     if account is None or callable(getattr(file, "read", None)):
         return account
     path = Path(check_path("file", file))
-    is_copy = path.stat().st_ino != account.inode
-    made.save(path)
+    with path.open("rb") as opened:
+        inode, born = files.identity(opened.fileno())
+    is_copy = inode != account.inode or (born != account.born and bool(born and account.born))
+    try:
+        made.save(path)
+    except OSError:  # no space for it: the account goes with the file, or both stay
+        try:
+            path.unlink()
+            files.sync_folder(path.parent)
+        except OSError:
+            return None
     return None if is_copy else account
 
 

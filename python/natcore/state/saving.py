@@ -139,7 +139,11 @@ def write_handed_over(
     sections = collect(core, arguments, entries, seeded=seeded, log_rows=account is None, account=account)
     if account is None:
         return write(file, sections)
-    return write(file, sections, sign=lambda inode: settings_of(arguments, entries, account._replace(inode=inode)))
+    return write(
+        file,
+        sections,
+        sign=lambda inode, born: settings_of(arguments, entries, account._replace(inode=inode, born=born)),
+    )
 
 
 @cache
@@ -151,9 +155,9 @@ def write(
     file: str | os.PathLike[str] | BinaryIO,
     sections: Mapping[Key, Bytes],
     *,
-    sign: Callable[[int], Bytes] | None = None,
+    sign: Callable[[int, int], Bytes] | None = None,
 ) -> int:
-    """Write sections into a file; return how many bytes it has. sign: makes the settings of a file's inode, given a path."""
+    """Write sections into a file; return how many bytes it has. sign: makes the settings of a file's identity, given a path."""
     parts = written(sections, _own_version())
     if callable(getattr(file, "write", None)):
         if isinstance(file, io.TextIOBase):
@@ -161,7 +165,7 @@ def write(
         return _write_all(parts, lambda part: _write_whole(file, part))  # type: ignore[arg-type]
     with files.replaced(Path(check_path("file", file)), private=False) as opened:
         if sign is not None:
-            parts = written({**sections, (SETTINGS, 0): sign(os.fstat(opened.fileno()).st_ino)}, _own_version())
+            parts = written({**sections, (SETTINGS, 0): sign(*files.identity(opened.fileno()))}, _own_version())
         return _write_all(parts, lambda part: files.write_all(opened.fileno(), part))
 
 

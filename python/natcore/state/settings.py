@@ -138,6 +138,7 @@ def _account(
     inode: int,
     events: int = 0,
     tells_events: bool = False,
+    born: int = 0,
 ) -> Account:
     from natcore.sessionlog.collector import Account
 
@@ -145,8 +146,8 @@ def _account(
         raise ValueError(f"{run!r} names no run")
     if not all(isinstance(each, int) and 0 <= each < 1 << 53 for each in (next_number, facts, blocks, events)):
         raise ValueError(f"{next_number!r}, {facts!r}, {blocks!r} and {events!r} are no numbers of rows")
-    if not isinstance(inode, int):
-        raise ValueError(f"{inode!r} is no file's number")
+    if not (isinstance(inode, int) and isinstance(born, int)):
+        raise ValueError(f"{inode!r} and {born!r} are no file's number and time")
     if not all(isinstance(name, str) for name in logs):
         raise ValueError(f"{logs!r} are no names of session logs")
     if not isinstance(tells_events, bool):
@@ -161,6 +162,7 @@ def _account(
         inode,
         events,
         tells_events,
+        born,
     )
 
 
