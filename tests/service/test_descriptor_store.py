@@ -6,6 +6,7 @@ import os
 import socket
 from array import array
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Thread
 
@@ -14,6 +15,7 @@ import pytest
 from natcore.plane.left_plane import LeftInterface, LeftPlane
 from natcore.service import descriptor_store
 from natcore.service.notify import Notifier
+from support.netns import needs_root
 
 KIND = ("af_packet", False, 1, 64)
 PLACE = tuple(range(9))
@@ -88,6 +90,7 @@ def test_the_next_process_has_what_was_left_and_the_manager_keeps_it_no_more(
     manager: tuple[Manager, Notifier], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, notifier = manager
+    monkeypatch.setattr(descriptor_store, "_is_of", lambda *_: True)
     left, files = plane()
     descriptor_store.keep(left, notifier)
     assert len(made.kept) == 7
@@ -114,6 +117,32 @@ def test_what_is_not_whole_is_closed(manager: tuple[Manager, Notifier], monkeypa
     started(monkeypatch, made.kept, 900)
     assert descriptor_store.taken(notifier) is None
     for descriptor in range(900, 906):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
+
+
+@needs_root
+def test_a_ring_is_a_packet_socket_of_the_interface_that_has_its_name() -> None:
+    with ExitStack() as stack:
+        packet = [stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW)) for _ in range(2)]
+        packet[0].bind(("lo", 0))  # the other one is bound to none, as one of an interface that was removed
+        other = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        file = stack.enter_context(Path(os.devnull).open("rb"))
+        assert descriptor_store._is_of(packet[0].fileno(), "lo")
+        assert not descriptor_store._is_of(packet[0].fileno(), "lan0")
+        assert not descriptor_store._is_of(packet[1].fileno(), "lo")
+        assert not descriptor_store._is_of(other.fileno(), "lo")
+        with pytest.raises(OSError, match="socket"):
+            descriptor_store._is_of(file.fileno(), "lo")
+        packet[0].getsockname()  # it is open still
+
+
+def test_what_is_no_ring_costs_no_start(manager: tuple[Manager, Notifier], monkeypatch: pytest.MonkeyPatch) -> None:
+    made, notifier = manager
+    descriptor_store.keep(plane()[0], notifier)
+    started(monkeypatch, made.kept, 900)
+    assert descriptor_store.taken(notifier) is None
+    for descriptor in range(900, 907):
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(descriptor)
 

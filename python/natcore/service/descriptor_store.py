@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -68,8 +69,17 @@ def _plane_of(descriptors: Sequence[int]) -> LeftPlane:
         raise ValueError("the manager has lost some, or has others too")
     interfaces: dict[str, LeftInterface] = {}
     for made in described["interfaces"]:
+        if not all(_is_of(each, made["name"]) for each in rings[: 3 * len(made["places"])]):
+            raise ValueError("no ring of the interface: that was removed or renamed since")
         own, rings = rings[: 3 * len(made["places"])], rings[3 * len(made["places"]) :]
         interfaces[made["name"]] = LeftInterface.decode(made, [-1, *own])
     driver, at_once, workers, unit = described["kind"]
     os.close(first)
     return LeftPlane((driver, at_once, workers, unit), None, interfaces)
+
+
+def _is_of(descriptor: int, name: str) -> bool:
+    """Whether it is a packet socket bound to the interface that has this name now. One of an interface that was removed is
+    bound to none, and no frame would ever come. Raises OSError: it is no socket."""
+    with socket.socket(fileno=os.dup(descriptor)) as found:
+        return found.family == socket.AF_PACKET and found.getsockname()[0] == name
