@@ -127,14 +127,14 @@ cdef void report_drop(Worker* worker, uint8_t verdict, uint8_t limit, uint32_t s
         event_note(worker.events, verdict, limit, subscriber, destination, port, protocol, now.ns)
 
 
-cdef bint has_slot(Worker* worker, const Clock* now) noexcept nogil:
+cdef inline bint has_slot(Worker* worker, const Clock* now) noexcept nogil:
     if may_open_session(worker):
         return True
     reclaim_shared(worker, now)
     return may_open_session(worker)
 
 
-cdef uint32_t find_mapping(Worker* worker, const MappingKey* key, const Clock* now) noexcept nogil:
+cdef inline uint32_t find_mapping(Worker* worker, const MappingKey* key, const Clock* now) noexcept nogil:
     """The live mapping, or NONE; a dead one is ended. A mapping with more dead sessions than one packet may examine counts as
     live, so that its inside endpoint keeps it."""
     cdef uint32_t number = mapping_find(&worker.mappings, key)
@@ -295,7 +295,7 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Packet* p
     return PENDING
 
 
-cdef uint8_t may_have_mapping(Worker* worker, uint32_t inside_ip, const Clock* now) noexcept nogil:
+cdef inline uint8_t may_have_mapping(Worker* worker, uint32_t inside_ip, const Clock* now) noexcept nogil:
     """Whether the subscriber may open another mapping; PENDING or a drop. What is dead may end for it, a pairing with it."""
     if over_quota(worker, inside_ip, True):
         reclaim_own(worker, inside_ip, now)
@@ -314,6 +314,8 @@ cdef uint8_t open_dynamic(Worker* worker, const MappingKey* key, const Pool* poo
                           uint32_t* mapping) noexcept nogil:
     """Opens a mapping with a port allocated from the pool. may_have_mapping comes before."""
     mapping[0] = mapping_open(&worker.mappings, key, pool, now.ms)
+    if likely(mapping[0] < OVER_QUOTA):
+        return PENDING
     if mapping[0] == OVER_QUOTA:
         reclaim_own(worker, key.inside_ip, now)
         mapping[0] = mapping_open(&worker.mappings, key, pool, now.ms)

@@ -43,13 +43,8 @@ cdef inline const Bucket* inbound_bucket(const Worker* worker, const Packet* pac
     return bucket_of(&worker.sessions.index[IN], flow_hash(&worker.sessions.key, addresses, ports, packet.protocol))
 
 
-cdef bint predict_allocation(const Worker* worker, const Packet* packet, uint32_t allocations, uint32_t* address,
-                             uint32_t* port) noexcept nogil:
-    """Whether a packet from inside, which has no mapping, will consume a random number for the port that it allocates.
-
-    address, port: those that it gets by that number, by index and in host order; NONE: not predicted, since the tries were in
-    use, though others are free.
-    """
+cdef inline bint predict(const Worker* worker, const Packet* packet, uint32_t allocations, uint32_t* address,
+                         uint32_t* port) noexcept nogil:
     cdef const Ports* ports = worker.mappings.ports
     cdef const SnatRule* rule = snat_rule(worker.rules, bswap32(packet.ip.source)) if worker.rules != NULL else NULL
     cdef uint32_t space = space_of(packet.protocol)
@@ -63,6 +58,16 @@ cdef bint predict_allocation(const Worker* worker, const Packet* packet, uint32_
         port[0] = port_predict(ports, &ports.addresses[address[0]].maps[space], bswap16(<uint16_t>packet.ports), random,
                                worker.mappings.worker)
     return True
+
+
+cdef bint predict_allocation(const Worker* worker, const Packet* packet, uint32_t allocations, uint32_t* address,
+                             uint32_t* port) noexcept nogil:
+    """Whether a packet from inside, which has no mapping, will consume a random number for the port that it allocates.
+
+    address, port: those that it gets by that number, by index and in host order; NONE: not predicted, since the tries were in
+    use, though others are free.
+    """
+    return predict(worker, packet, allocations, address, port)
 
 
 cdef bint prefetch_admission(const Worker* worker, const Packet* packet, uint32_t allocations) noexcept nogil:
@@ -80,7 +85,7 @@ cdef bint prefetch_admission(const Worker* worker, const Packet* packet, uint32_
         prefetch_write(inbound_bucket(worker, packet, table.mappings[number].outside_ip,
                                       table.mappings[number].outside_port))
         return False
-    if not predict_allocation(worker, packet, allocations, &address, &port):
+    if not predict(worker, packet, allocations, &address, &port):
         return False
     if port != NONE:
         outside = &table.ports.addresses[address]

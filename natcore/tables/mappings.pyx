@@ -161,8 +161,8 @@ cdef void request_of(const MappingKey* key, PortRequest* request) noexcept nogil
     request.random = 0
 
 
-cdef uint32_t allocate_from(Mappings* table, const MappingKey* key, PortRequest* request, uint32_t now_ms,
-                            Allocated* allocated) noexcept nogil:
+cdef inline uint32_t allocate_from(Mappings* table, const MappingKey* key, PortRequest* request, uint32_t now_ms,
+                                   Allocated* allocated) noexcept nogil:
     """Allocates a port of the chosen outside address; 0 for a protocol without ports; NONE, OVER_QUOTA: failed."""
     cdef Ports* ports = table.ports
     cdef PortMap* map = &ports.addresses[allocated.address].maps[space_of(request.protocol)]
