@@ -4,6 +4,7 @@
     python benchmarks/size.py compact sessions/
     python benchmarks/size.py ask sessions/
     python benchmarks/size.py verify sessions/
+    python benchmarks/size.py compare sessions/ larger/    # warm questions of both in turns: by how much they grow
 
 `write` leaves sessions/questions.jsonl, and sessions/answers.json with what is to be answered; it has a day in memory, some 50
 bytes a row. Times are the wall's, or the processor's by name; memory is the most that the process had.
@@ -177,6 +178,31 @@ def ask_warm(folder: Path, questions: list[dict[str, Any]], answers: list[list[s
     told(what="memory of these", memory_mb=memory_mb())
 
 
+def compare(folder: Path, larger: Path) -> None:
+    """Warm questions of both in turns, so that whatever else the machine does befalls both; each one's least processor time."""
+    from natcore.who.query import Store, who
+
+    stores = [Store(each) for each in (folder, larger)]
+    for status in ("exact", "held-idle", "unused"):
+        asked = []
+        for each in (folder, larger):
+            answers = json.loads((each / ANSWERS).read_text())
+            fitting = (question for question in questions_of(each) if answers[int(question["id"])][0] == status)
+            asked.append(list(itertools.islice(fitting, WARM)))
+        least = [[float("inf")] * len(asked[0]), [float("inf")] * len(asked[1])]
+        for _ in range(ROUNDS + 1):
+            for place, which in itertools.product(range(WARM), (0, 1)):
+                if place < len(asked[which]):
+                    question = asked[which][place]
+                    arguments = {name: value for name, value in question.items() if name not in ("id", "at")}
+                    start = time.process_time()
+                    answer = who(stores[which], **arguments, at=datetime.fromisoformat(question["at"]))
+                    least[which][place] = min(least[which][place], time.process_time() - start)
+                    assert answer.status == status, (question, answer)
+        both = [statistics.median(each) * 1e3 for each in least]
+        told(what=f"{status}, warm", processor_ms=[round(each, 1) for each in both], growth=round(both[1] / both[0], 2))
+
+
 def ask_cold(folder: Path, questions: list[dict[str, Any]], answers: list[list[str | None]]) -> None:
     """A process of its own for each question, as a person asks."""
     opened = Opened(folder)
@@ -238,14 +264,17 @@ def verify(folder: Path) -> None:
 def main() -> None:
     actions = {"compact": compact, "ask": ask, "verify": verify}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=("write", *actions))
+    parser.add_argument("action", choices=("write", "compare", *actions))
     parser.add_argument("folder", type=Path)
+    parser.add_argument("larger", type=Path, nargs="?", help="to compare")
     parser.add_argument("--rows", type=int, default=10_000_000, help="of a day")
     parser.add_argument("--days", type=int, default=1)
     parser.add_argument("--compact", action="store_true", help="after each day; the folder is a whole log then")
     arguments = parser.parse_args()
     if arguments.action == "write":
         write(arguments.folder, arguments.rows, arguments.days, compacted=arguments.compact)
+    elif arguments.action == "compare":
+        compare(arguments.folder, arguments.larger)
     else:
         actions[arguments.action](arguments.folder)
 
