@@ -267,6 +267,47 @@ def test_a_tag_without_the_whole_entry_translates_nothing(bench: Bench) -> None:
     assert bench.run(plain) == after
 
 
+def test_an_entry_goes_from_one_flow_to_another_store_by_store(bench: Bench) -> None:
+    """At each moment a packet is translated by its own whole entry, or not at all (offload.pxd has the order of the stores)."""
+    address_at, port_at = (16, 22) if bench.outside else (12, 20)
+
+    def moved(packet: bytes, address: bytes) -> bytes:
+        """The packet with another endpoint, of port 7777."""
+        changed = bytearray(packet)
+        changed[address_at : address_at + 4], changed[port_at : port_at + 2] = address, (7777).to_bytes(2)
+        return bytes(changed)
+
+    def address_of(packet: bytes) -> bytes | None:
+        out = bench.run(packet)
+        return out and out[address_at : address_at + 4]
+
+    def neighbours() -> Iterator[tuple[bytes, int]]:
+        """Packets of flows of one bucket, and their tags."""
+        for port in range(5000, 9000):
+            packet = craft.udp(HOST, (REMOTE[0], port), dont_fragment=True)
+            at_bucket, tag = place_of(bench.shared, packet[12:20], packet[20:24], UDP)
+            if at_bucket == 5:
+                yield packet, tag
+
+    (one, tag), (other, other_tag), *_ = neighbours()
+    assert tag != other_tag
+    bpf.set_element(bench.shared.tags, struct.pack("=I", 5), bytes(8))
+    bench.offload(one, moved(one, b"\1\1\1\1"))
+    assert address_of(one) == b"\1\1\1\1" and address_of(other) is None
+    bench.offload(one, moved(one, b"\1\1\1\1"), generation=0)  # it is recalled: out of force first
+    assert address_of(one) is None
+    bench.set_tag(5, 0, 0)  # no longer found; two grace periods follow, then it is used again
+    old = ENTRY.pack(*entry_of(bench.shared, 5, 0))
+    bench.offload(other, moved(other, b"\2\2\2\2"))
+    new = ENTRY.pack(*entry_of(bench.shared, 5, 0))
+    bench.set_tag(5, 0, 0)
+    for stored in range(len(new) + 1):
+        bench.set_entry(5, 0, new[:stored] + old[stored:])
+        assert address_of(one) is None and address_of(other) is None
+    bench.set_tag(5, 0, other_tag)
+    assert address_of(one) is None and address_of(other) == b"\2\2\2\2"
+
+
 def test_a_packet_that_does_not_fit_the_next_link_goes_the_ordinary_way(bench: Bench) -> None:
     life = Life(bench, UDP)
     plain, long = life.packet(), life.packet(bytes(600 - 27))
