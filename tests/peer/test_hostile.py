@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import resource
@@ -11,8 +12,8 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from threading import Thread
+from contextlib import ExitStack, closing, contextmanager, suppress
+from threading import Event, Thread
 
 import pytest
 
@@ -43,12 +44,12 @@ def hello(**fields: object) -> bytes:
 
 
 def exactly(connection: ssl.SSLSocket, size: int) -> bytes:
-    data = b""
+    data = bytearray()
     while len(data) < size:
         data += (got := connection.recv(size - len(data)))
         if not got:
             raise EOFError
-    return data
+    return bytes(data)
 
 
 def read(connection: ssl.SSLSocket) -> None:
@@ -211,6 +212,28 @@ def test_a_message_that_takes_too_long_ends_its_connection(
         stack.callback(hostile.close)
         stack.enter_context(pair_with(credentials, hostile.address))
         until(lambda: ended)
+
+
+def test_a_sender_is_told_that_nothing_is_taken_and_loses_nothing_by_it(
+    credentials: Credentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that first packets do not wait for a standby that has stalled in the middle of a message."""
+    monkeypatch.setattr(channel_module, "PATIENCE", 0.05)
+    body = os.urandom(1 << 20) * 32  # more than both sides' buffers
+    told, got = Event(), list[bytes]()
+
+    def take(connection: ssl.SSLSocket) -> None:
+        told.wait()
+        exactly(connection, HEADER.size)
+        got.append(hashlib.sha256(exactly(connection, len(body))).digest())
+        connection.sendall(b"x")
+
+    with closing(Hostile(credentials, hello(name="b"), take)) as other:
+        context = credentials.context(server=False)
+        with Channel.connect(other.address, context, {"name": "a", "want": "stream"}, 60.0) as channel:
+            channel.send(Message(Kind.SESSIONS, 0, 0, body), told.set)
+            until(lambda: got)
+    assert told.is_set() and got == [hashlib.sha256(body).digest()]
 
 
 def test_strangers_that_send_a_byte_now_and_then_do_not_keep_the_places(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 HELLO_SECONDS = 2.0  # that a connection has for TLS and its first message
 STALL_SECONDS = 5.0  # for a message that has begun, besides those that its bytes may take: the connection is given up
 LEAST_RATE = 65_536  # bytes a second
+PATIENCE = 0.5  # seconds without a byte taken: who sends is told
 FIRST = 65_536  # bytes of a body that memory is made for before they come
 
 
@@ -115,16 +116,28 @@ class Channel(Closing):
             raise
         return channel
 
-    def send(self, message: Message) -> None:
-        """Send a message. Raises OSError: the other side is gone, or took nothing for `STALL_SECONDS`."""
-        self._socket.settimeout(STALL_SECONDS)
+    def send(self, message: Message, stalled: Callable[[], object] = lambda: None) -> None:
+        """Send a message. stalled: called when the other side has taken nothing for `PATIENCE`. Raises OSError: it is gone, or
+        took nothing for `STALL_SECONDS`."""
         head = message.head()
         if len(message.body) < 1024:
-            self._socket.sendall(head + bytes(message.body))
+            self._send_all(head + bytes(message.body), stalled)
         else:
-            self._socket.sendall(head)
-            self._socket.sendall(message.body)
+            self._send_all(head, stalled)
+            self._send_all(message.body, stalled)
         self.sent_bytes += len(head) + len(message.body)
+
+    def _send_all(self, data: bytes | memoryview, stalled: Callable[[], object]) -> None:
+        left = memoryview(data)
+        while left:
+            try:
+                self._socket.settimeout(PATIENCE)
+                sent = self._socket.send(left)
+            except TimeoutError:
+                stalled()
+                self._socket.settimeout(STALL_SECONDS - PATIENCE)
+                sent = self._socket.send(left)
+            left = left[sent:]
 
     def receive(self, timeout: float, wake: int | None = None) -> Message | None:
         """Return the next message; None: none began to come within `timeout` seconds, or before the descriptor `wake` was

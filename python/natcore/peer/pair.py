@@ -410,17 +410,17 @@ class Pair(Closing):
         while self._is_served(channel):
             began = time.monotonic()
             if refresh_at == 0.0 or feed.is_outdated:
-                self._send(channel, feed.snapshot())
+                self._send(channel, feed.snapshot(), deferral)
                 self._counters["snapshots_sent"] += 1
                 refresh_at = began + REFRESH_EVERY
             cycle = 0 if deferral is None else deferral.begin_cycle()
-            self._send(channel, feed.changes())
+            self._send(channel, feed.changes(), deferral)
             if deferral is not None:
                 deferral.end_cycle(cycle, self._messages, time.monotonic())
             with self._lock:
                 self._unanswered.append((feed.rows, began))
             if began >= refresh_at:
-                self._send(channel, feed.refreshes())
+                self._send(channel, feed.refreshes(), deferral)
                 refresh_at = began + REFRESH_EVERY
             due = began + INTERVAL
             while self._is_served(channel):
@@ -439,13 +439,15 @@ class Pair(Closing):
                 else:
                     self._note_acknowledged(message, deferral)
 
-    def _send(self, channel: Channel, messages: Any) -> None:
+    def _send(self, channel: Channel, messages: Any, deferral: Deferral | None) -> None:
+        """Send messages; first packets wait no longer where the standby takes none of them."""
         before = channel.sent_bytes
+        stalled = (lambda: None) if deferral is None else deferral.release
         for message in messages:
             with self._lock:
                 self._sent = message.number + message.rows
                 self._messages += 1
-            channel.send(message)
+            channel.send(message, stalled)
             with self._lock:
                 self._counters["rows_sent"] += message.rows
                 self._counters["bytes_sent"] += channel.sent_bytes - before
@@ -477,9 +479,9 @@ class Pair(Closing):
                 deferral.release()
             stop()
             if feed.is_outdated:
-                self._send(channel, feed.snapshot())
-            self._send(channel, feed.changes())
-            self._send(channel, feed.refreshes())
+                self._send(channel, feed.snapshot(), None)
+            self._send(channel, feed.changes(), None)
+            self._send(channel, feed.refreshes(), None)
             if self._voting is not None:
                 self._voting.end()
             channel.send(Message(Kind.YIELDED, 0, feed.rows, b""))

@@ -239,7 +239,10 @@ class Successor(Closing):
         if told["pid"] != self._pid:  # it is the manager's child by now
             os.waitpid(self._pid, 0)
             self._pid = told["pid"]
-        self._process = os.pidfd_open(self._pid)
+        try:
+            self._process = os.pidfd_open(self._pid)
+        except ProcessLookupError:
+            raise SuccessionError("it has ended; its output says why") from None
         if told["version"] != VERSION:
             raise SuccessionError(f"it speaks version {told['version']} of the hand-over, this process {VERSION}")
         if told["driver"] != driver:
