@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from natcore import DeliveryPolicy, DnatEntry, Gateway, Policy, Side, SnatEntry, Timeouts
+from natcore.sessionlog.collector import COVER_BEATS
 from natcore.sessionlog.session_log import SessionLog
 from natcore.sinks import ParquetSink
 from natcore.sinks._parquet_folder import read_footer
@@ -47,7 +48,7 @@ class Life:
         self.gateway.advance(now)
         if self.log is not None:
             assert self.gateway._collector is not None
-            for _ in range(60):  # the last one has a cover row, though there is no other row
+            for _ in range(2 * COVER_BEATS):  # one has a cover row; the log's own beat may have one, of an earlier time
                 self.gateway._collector.beat()
             assert self.log.wait(20)
         return self
