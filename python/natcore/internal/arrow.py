@@ -30,14 +30,15 @@ def column(values: Any, name: str, *, is_address: bool, is_time: bool) -> Any:
 
 
 @cache
-def _octets() -> Any:
-    """Return the texts of 0 to 255; the first `pyarrow.array` imports pandas where it is there."""
+def octet_texts() -> Any:
+    """Return the texts of 0 to 255. The first `pyarrow.array` imports pandas where it is there, which takes seconds on a busy
+    machine: who writes calls this before there is a row."""
     return pa.array([str(octet) for octet in range(256)])
 
 
 def _dotted(addresses: Any) -> Any:
     """Return uint32 addresses in host order as dotted quads."""
-    octets = [_octets().take(pc.bit_wise_and(pc.shift_right(addresses, shift), 255)) for shift in (24, 16, 8, 0)]
+    octets = [octet_texts().take(pc.bit_wise_and(pc.shift_right(addresses, shift), 255)) for shift in (24, 16, 8, 0)]
     return pc.binary_join_element_wise(*octets, ".")
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from natcore.dtypes import GAP
+from natcore.internal import arrow
 from natcore.internal.change_lock import after_fork
 from natcore.internal.extras import extra
 from natcore.internal.read_only import ReadOnly
@@ -31,6 +32,7 @@ with extra("parquet"):
 
 __all__ = ["SCHEMA", "ParquetSink", "Removal"]
 _log = logging.getLogger("natcore.sinks")
+arrow.octet_texts()  # the first delivery does not wait for imports, nor a stop for that delivery
 
 
 class ParquetSink(BatchedSink):
