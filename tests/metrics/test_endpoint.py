@@ -12,9 +12,10 @@ import pytest
 
 from natcore import ConfigurationError, InterfaceError, Side, metrics
 from natcore.metrics import endpoint as endpoints
-from natcore.testhooks.planted_faults import lock_worker, unlock_worker
+from natcore.testhooks.planted_faults import unlock_worker
 from support.frames import gateway, udp
 from support.netns import Nat, nat, needs_root, network, until
+from support.worker_lock import locked
 
 __all__ = ["nat", "network"]  # fixtures
 
@@ -94,15 +95,6 @@ def test_an_address_in_use_is_an_error_that_names_it(served: metrics.Endpoint) -
     with metrics.Endpoint(gateway(), "[::1]:0") as other:
         assert other.address.startswith("[::1]:")
         other.stop()
-
-
-def locked(worker: object) -> bool:
-    """Lock the worker, unless its loop has it now."""
-    try:
-        lock_worker(worker)
-    except RuntimeError:
-        return False
-    return True
 
 
 @needs_root

@@ -18,11 +18,12 @@ from natcore.peer.lease import clock
 from natcore.peer.pair import Pair
 from natcore.peer.standby import Standby
 from natcore.plane.plane import Plane
-from natcore.testhooks.planted_faults import lock_worker, unlock_worker
+from natcore.testhooks.planted_faults import unlock_worker
 from natcore.testing import craft
 from support.netns import CLIENT, POOL, SERVER, at, gateway, needs_root, ping, ping_once, until
 from support.netns import nat as nat
 from support.netns import network as network
+from support.worker_lock import locked
 
 
 @needs_root
@@ -80,15 +81,6 @@ def test_a_batch_that_waited_for_its_worker_until_the_fence_was_reached_is_not_t
             assert plane.counters()["outside_sent"] == before["outside_sent"]
             assert gateway.counters()["created"] == sessions
             fence.set(0)
-
-
-def locked(worker: object) -> bool:
-    """Lock the worker, unless its loop has it now."""
-    try:
-        lock_worker(worker)
-    except RuntimeError:
-        return False
-    return True
 
 
 @needs_root

@@ -196,15 +196,22 @@ def test_handing_over_twice_or_resuming_twice_is_not_possible(tmp_path: Path) ->
     assert not runs[0] & runs[1] or not (runs[0] and runs[1])
 
 
+def hand_over(path: Path, sink: MemorySink, port: int) -> int:
+    """Write the state of a gateway with a log, which has sent by a session of this port; how many sessions it has."""
+    with Gateway(max_sessions=10) as gateway:
+        gateway.add(SnatEntry("10.0.0.0/24", "198.18.0.100"))
+        gateway.start_session_log(sink)
+        sends(port)(gateway)
+        sessions = len(gateway.sessions())
+        gateway.hand_over(path)
+    return sessions
+
+
 def test_a_copy_of_the_file_begins_a_run_of_its_own(tmp_path: Path) -> None:
     """Both gateways would give other rows the same names."""
     path, copy = tmp_path / "nat.state", tmp_path / "copy.state"
     first, own, copied = MemorySink(), MemorySink(), MemorySink()
-    with Gateway(max_sessions=10) as gateway:
-        gateway.add(SnatEntry("10.0.0.0/24", "198.18.0.100"))
-        gateway.start_session_log(first)
-        sends(1)(gateway)
-        gateway.hand_over(path)
+    hand_over(path, first, 1)
     shutil.copy(path, copy)
     for place, sink in ((path, own), (copy, copied)):
         with Gateway.restore(place, resume=True) as again:
@@ -220,11 +227,7 @@ def test_a_backup_in_the_place_of_the_file_begins_a_run_of_its_own(
 ) -> None:
     """A file system gives an inode's number again to the next file: it was made at another time."""
     path, first, later = tmp_path / "nat.state", MemorySink(), MemorySink()
-    with Gateway(max_sessions=10) as gateway:
-        gateway.add(SnatEntry("10.0.0.0/24", "198.18.0.100"))
-        gateway.start_session_log(first)
-        sends(1)(gateway)
-        gateway.hand_over(path)
+    hand_over(path, first, 1)
     with path.open("rb") as file:
         inode, born = files.identity(file.fileno())
     assert inode == path.stat().st_ino and (not born or abs(born - path.stat().st_ctime_ns) < 60e9)
@@ -242,12 +245,7 @@ def test_a_full_disk_costs_no_session_at_the_next_start(
 ) -> None:
     """The account is taken out of the file; where that cannot be written, it goes with the file, or another run begins."""
     path, first, later = tmp_path / "nat.state", MemorySink(), MemorySink()
-    with Gateway(max_sessions=10) as gateway:
-        gateway.add(SnatEntry("10.0.0.0/24", "198.18.0.100"))
-        gateway.start_session_log(first)
-        sends(3)(gateway)
-        before = len(gateway.sessions())
-        gateway.hand_over(path)
+    before = hand_over(path, first, 3)
 
     @contextmanager
     def full(*_: object, **__: object) -> Iterator[None]:
