@@ -13,11 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from admission import Admission
+from callgrind import counted, dumps
 from compiled import build, load_module
 from natcore import Side
 from natcore.log.encode_ipfix import encode_messages
@@ -40,8 +38,6 @@ FRAMES = 16_384  # of a count; a batch's two ends weigh nothing then
 SESSIONS = 1_024
 NEW = 4_096
 ROWS = 4_096
-CACHES = ("--cache-sim=yes", "--I1=32768,8,64", "--D1=32768,8,64", "--LL=524288,8,64")
-DUMPED = re.compile(r"^totals: (.*)$", re.M)
 D1, D2 = ", misses of 32 KB", ", misses of 512 KB"  # after a kind's name
 MISSES_MORE = 0.1  # a packet, beyond the limit: where a table lies differs
 SMALL_LIMIT = 1.05  # times the recorded misses of 32 KB: what shares a set with what differs by 3 % from run to run
@@ -166,32 +162,18 @@ def run() -> None:
 
 def count() -> dict[str, float]:
     """Instructions and misses a packet, a session or a row, by kind."""
-    if shutil.which("valgrind") is None:
-        raise SystemExit("valgrind is missing: apt-get install valgrind")
     build("counted")
-    with tempfile.TemporaryDirectory() as folder:
-        command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--callgrind-out-file=out", "--quiet", *CACHES]
-        program = [sys.executable, str(Path(__file__).resolve()), "--run"]
-        run = subprocess.run([*command, *program], cwd=folder, capture_output=True, text=True)
-        if run.returncode:
-            raise SystemExit(f"the counted run failed:\n{run.stdout}{run.stderr}")
-        return dict(sorted(figures(Path(folder))))
+    with counted(Path(__file__).resolve(), "--run") as folder:
+        return dict(sorted(figures(folder)))
 
 
 def figures(folder: Path) -> Iterator[tuple[str, float]]:
     """(kind, instructions of one) of every dump, and (kind, misses of one)."""
-    for path in folder.glob("out.*"):
-        text = path.read_text()
-        trigger = re.search(r"^desc: Trigger: Client Request: (.*)$", text, re.M)
-        total = DUMPED.search(text)
-        if trigger and total:
-            name = trigger[1]
-            units = next((count for word, count in UNITS.items() if name.startswith(word)), FRAMES)
-            # as callgrind has them: instructions, reads, writes, then misses of the first level by each, then of the last
-            instructions, _, _, _, reads, writes, _, far_reads, far_writes = (int(word) for word in total[1].split())
-            yield name, round(instructions / units, 1)
-            yield name + D1, round((reads + writes) / units, 2)
-            yield name + D2, round((far_reads + far_writes) / units, 2)
+    for name, took in dumps(folder):
+        units = next((count for word, count in UNITS.items() if name.startswith(word)), FRAMES)
+        yield name, round(took.instructions / units, 1)
+        yield name + D1, round(took.near / units, 2)
+        yield name + D2, round(took.far / units, 2)
 
 
 def allowed(name: str, before: float) -> float:

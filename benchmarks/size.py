@@ -29,7 +29,10 @@ from contextlib import contextmanager
 from datetime import datetime
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from natcore.who.query import Answer, Store
 
 QUESTIONS, ANSWERS = "questions.jsonl", "answers.json"
 OF_A_DAY = 1000
@@ -150,7 +153,7 @@ def ask(folder: Path) -> None:
 
 def ask_warm(folder: Path, questions: list[dict[str, Any]], answers: list[list[str | None]]) -> None:
     """Each question in rounds of all; warm is its least time of several, since others may use the machine."""
-    from natcore.who.query import Store, who
+    from natcore.who.query import Store
 
     store, opened = Store(folder), Opened(folder)
     spent: dict[str, dict[str, tuple[float, float]]] = defaultdict(dict)
@@ -163,11 +166,8 @@ def ask_warm(folder: Path, questions: list[dict[str, Any]], answers: list[list[s
             if not left[status]:
                 continue
             left[status] -= 1
-            arguments = {name: value for name, value in question.items() if name not in ("id", "at")}
             opened.names()
-            start, processor = time.perf_counter(), time.process_time()
-            answer = who(store, **arguments, at=datetime.fromisoformat(question["at"]))
-            took = time.perf_counter() - start, time.process_time() - processor
+            answer, *took = answer_to(store, question)
             least = spent[f"{status}, {warmth}"].get(question["id"], took)
             spent[f"{status}, {warmth}"][question["id"]] = min(took[0], least[0]), min(took[1], least[1])
             files[f"{status}, {warmth}"].append(len(opened.names()))
@@ -178,9 +178,19 @@ def ask_warm(folder: Path, questions: list[dict[str, Any]], answers: list[list[s
     told(what="memory of these", memory_mb=memory_mb())
 
 
+def answer_to(store: Store, question: dict[str, Any]) -> tuple[Answer, float, float]:
+    """The answer, and the seconds of the wall and of the processor that it took."""
+    from natcore.who.query import who
+
+    arguments = {name: value for name, value in question.items() if name not in ("id", "at")}
+    start, processor = time.perf_counter(), time.process_time()
+    answer = who(store, **arguments, at=datetime.fromisoformat(question["at"]))
+    return answer, time.perf_counter() - start, time.process_time() - processor
+
+
 def compare(folder: Path, larger: Path) -> None:
     """Warm questions of both in turns, so that whatever else the machine does befalls both; each one's least processor time."""
-    from natcore.who.query import Store, who
+    from natcore.who.query import Store
 
     stores = [Store(each) for each in (folder, larger)]
     for status in ("exact", "held-idle", "unused"):
@@ -194,10 +204,8 @@ def compare(folder: Path, larger: Path) -> None:
             for place, which in itertools.product(range(WARM), (0, 1)):
                 if place < len(asked[which]):
                     question = asked[which][place]
-                    arguments = {name: value for name, value in question.items() if name not in ("id", "at")}
-                    start = time.process_time()
-                    answer = who(stores[which], **arguments, at=datetime.fromisoformat(question["at"]))
-                    least[which][place] = min(least[which][place], time.process_time() - start)
+                    answer, _, processor = answer_to(stores[which], question)
+                    least[which][place] = min(least[which][place], processor)
                     assert answer.status == status, (question, answer)
         both = [statistics.median(each) * 1e3 for each in least]
         told(what=f"{status}, warm", processor_ms=[round(each, 1) for each in both], growth=round(both[1] / both[0], 2))

@@ -10,19 +10,15 @@ memory are new ones each time, as a network card's are, whereas lines of tables 
 from __future__ import annotations
 
 import argparse
-import re
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from callgrind import Count, counted, dumps
 from compiled import build, load_module
-from instructions import CACHES, DUMPED, FRAME_BYTES
 from natcore.testing.bulk import TCP, UDP
-from natcore.testing.load import Load
+from natcore.testing.load import FRAME_BYTES, Load
 
 SESSIONS = (1_000, 65_536, 1_048_576)
 FRAMES = 131_072  # counted
@@ -44,36 +40,21 @@ def run(sessions: int) -> None:
         counter.count_call(lambda packets=packets: walk(sessions, packets), f"walk {packets}".encode())
 
 
-def counts(folder: Path) -> Iterator[tuple[str, int, tuple[int, int, int]]]:
-    """(what, packets, totals by EVENTS) of every count."""
-    for path in folder.glob("out.*"):
-        text = path.read_text()
-        trigger, total = re.search(r"Trigger: Client Request: (\w+) (\d+)$", text, re.M), DUMPED.search(text)
-        if trigger and total:
-            instructions, _, _, _, reads, writes, _, far_reads, far_writes = (int(word) for word in total[1].split())
-            yield trigger[1], int(trigger[2]), (instructions, reads + writes, far_reads + far_writes)
+def counts(folder: Path) -> Iterator[tuple[str, int, Count]]:
+    """(what, packets, what they took) of every count."""
+    for name, took in dumps(folder):
+        what, packets = name.split()
+        yield what, int(packets), took
 
 
 def measure(sessions: int) -> dict[str, tuple[float, ...]]:
     """A packet of natcore and of walk, by EVENTS: what FRAMES more packets took."""
     build("counted")
     build("walk")
-    with tempfile.TemporaryDirectory() as folder:
-        valgrind = [
-            "valgrind",
-            "--tool=callgrind",
-            "--instr-atstart=no",
-            "--callgrind-out-file=out",
-            "--quiet",
-            *CACHES,
-        ]
-        program = [sys.executable, str(Path(__file__).resolve()), "--run", str(sessions)]
-        ran = subprocess.run([*valgrind, *program], cwd=folder, capture_output=True, text=True)
-        if ran.returncode:
-            raise SystemExit(f"the counted run failed:\n{ran.stdout}{ran.stderr}")
-        totals: dict[str, dict[int, tuple[int, int, int]]] = {}
-        for what, packets, found in counts(Path(folder)):
-            totals.setdefault(what, {})[packets] = found
+    totals: dict[str, dict[int, Count]] = {}
+    with counted(Path(__file__).resolve(), "--run", str(sessions)) as folder:
+        for what, packets, took in counts(folder):
+            totals.setdefault(what, {})[packets] = took
     return {
         what: tuple((more - less) / FRAMES for less, more in zip(*(of[packets] for packets in sorted(of)), strict=True))
         for what, of in totals.items()
